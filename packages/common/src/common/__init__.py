@@ -1,0 +1,1 @@
+"""Shared by all template packages: configuration, launching, requeue and checkpoints."""

@@ -1,0 +1,309 @@
+"""The step boundary at which a run saves or leaves, and what a checkpoint holds.
+
+    outputs/checkpoint-<step>/
+        state.pt        state_dict() of every part (model, optimizer, ...)
+        rng.pt          state of every random number generator, a list with one entry per rank
+        manifest.json   step, world size, the configuration it belongs to, checksums (common.storage)
+
+Rank 0 writes. With `requeue.async_save` a periodic save copies the state to memory at the step boundary and writes it
+while the training goes on; at most one copy exists, and its buffers are allocated once. A save at a signal and the last
+one wait until they are on the disk. Loading unpickles tensors and plain data only (`weights_only=True`): scratch is
+shared with others.
+"""
+
+import copy
+import hashlib
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from omegaconf import OmegaConf
+
+from common import attempts, distributed, ownership, preempt, rng, storage
+from common.config import Config, differences, identity
+from common.errors import NonFiniteError, UserError
+from common.paths import fsync_file
+from common.storage import CheckpointError
+
+log = logging.getLogger(__name__)
+
+_AGREE_EVERY_S = 0.5  # how often several ranks ask each other whether to stop
+
+
+class Stateful(Protocol):
+    """Anything that can go into a checkpoint: a module, an optimizer, a scheduler, a scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Checkpointer:
+    """Saves and restores the named parts of a run, and its random number generators, at step boundaries.
+
+    Args:
+        cfg: the run's configuration; a checkpoint of another configuration is refused.
+        parts: what the next step depends on, e.g. `model=..., optimizer=...`; the unwrapped module, not DDP's.
+
+    The position in the data belongs to it, too: derive it from the step (see mlp), or pass a part that holds it.
+
+    Raises:
+        UserError: another job holds the run directory and lives.
+    """
+
+    def __init__(self, cfg: Config, **parts: Stateful) -> None:
+        self._out_dir = Path(cfg.paths.out_dir)
+        self._config = identity(OmegaConf.structured(cfg))
+        self._requeue = cfg.requeue
+        self._parts = parts
+        self._first = distributed.rank() == 0
+        self._several = distributed.world_size() > 1
+        if self._first:
+            ownership.hold(self._out_dir)
+        ends_at = float(os.environ.get("VEC_ENDS_AT", "inf"))
+        self._ends_at = time.monotonic() + ends_at - time.time()  # a clock that jumps changes nothing from here on
+        self._step_s = 0.0  # the slowest of the last steps
+        self._stepped_at = time.monotonic()
+        self._save_s = 0.0  # the slowest save
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+        self._next_look = 0  # step at which several ranks look at the flag together
+        self._looked = (0, time.monotonic())  # (step, time) of the last look
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None  # on rank 0, while a save is written in the background
+        self._writing_step = -1
+        self._buffers: Any = None  # the copy in memory, used again for every background save
+
+    # ----- resume -----
+
+    def resume(self) -> int:
+        """Restore the newest whole checkpoint, if there is one.
+
+        Returns:
+            The number of optimizer steps done: 0 for a new run.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is whole.
+            UserError: the checkpoint belongs to another configuration.
+            Preempted: TERM came before the first step.
+        """
+        begun = time.monotonic()
+        folder = self._on_rank_0(lambda: storage.latest(self._out_dir))
+        step = 0 if folder is None else self._restore(folder)
+        if self._first:
+            attempts.resume(self._out_dir, step, restore_s=time.monotonic() - begun)
+        self._next_look = step
+        self._looked = (step, time.monotonic())
+        sig = self._agree(step, time.monotonic(), False, preempt.requested())[1]
+        self._next_look = step
+        if sig == preempt.TERM:  # there is no time, and nothing is done yet that a save would keep
+            raise preempt.Preempted(sig, step)
+        # after a notice there is time for one step: a run that left here each time would never get further
+        self._stepped_at = time.monotonic()
+        return step
+
+    def _restore(self, folder: Path) -> int:
+        manifest = storage.read_manifest(folder)
+        changed = differences(manifest["config"], self._config)
+        refused = [text for key, text in changed.items() if key not in self._requeue.allow_changes]
+        if refused:
+            raise UserError(
+                f"{folder} belongs to another configuration: {'; '.join(refused)}. If that is meant, name the key in "
+                "requeue.allow_changes=[...]."
+            )
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        if state.keys() != self._parts.keys():
+            raise CheckpointError(f"{folder} holds {sorted(state)}, but this code saves {sorted(self._parts)}.")
+        for name, part in self._parts.items():
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError) as error:
+                words = " ".join(str(error).split())
+                raise CheckpointError(f"{name} in {folder} does not fit this code: {words}") from error
+        ranks = torch.load(folder / "rng.pt", weights_only=True)
+        # a rank that did not exist at the save takes over the generators of rank 0
+        rng.set_state(ranks[distributed.rank() if distributed.rank() < len(ranks) else 0])
+        self._saved_step = int(manifest["step"])
+        log.info("resumed from %s%s", folder.name, "".join(f"; changed: {text}" for text in changed.values()))
+        if manifest["world_size"] != distributed.world_size():
+            log.info("saved by %d rank(s), now %d", manifest["world_size"], distributed.world_size())
+        return self._saved_step
+
+    # ----- save -----
+
+    def save_or_leave(self, step: int) -> None:
+        """Call at the end of every step: save when it is time, or when the run is told to stop; then leave. A run whose
+        next step would not end before its time limit leaves, too.
+
+        A periodic save that fails for want of space (or any other OSError) is a warning: the older checkpoints stand,
+        and the next one may succeed.
+
+        Raises:
+            Preempted: after the save.
+        """
+        now = time.monotonic()
+        self._step_s = max(now - self._stepped_at, 0.9 * self._step_s)
+        due = now - self._saved_at >= self._requeue.save_every_min * 60
+        late = now + self._step_s + 2 * self._save_s > self._ends_at
+        sig = preempt.requested() or (preempt.NOTICE if late else None)
+        if self._several and step < self._next_look:
+            self._stepped_at = now
+            return
+        if self._several:
+            due, sig = self._agree(step, now, due, sig)
+        if sig:
+            self.save(step)
+            told = preempt.requested() is not None or not late
+            raise preempt.Preempted(sig, step, "" if told else "the next step would not end before the time limit")
+        if due:
+            self._save_periodically(step)
+        self._stepped_at = time.monotonic()
+
+    def save(self, step: int) -> None:
+        """Write and commit a checkpoint now; all ranks together. Does nothing if this step is saved already.
+
+        Raises:
+            NonFiniteError: a parameter is nan or infinite; such a state is never committed.
+            NotOwnerError: a newer attempt owns the run.
+            OSError: the disk is full, read-only, ...; the older checkpoints are untouched.
+        """
+        self._finish_writing()
+        if step == self._saved_step:
+            return
+        begun = time.monotonic()
+        state = self._state(step)
+        self._on_rank_0(lambda: self._commit(step, state, begun))
+        self._saved_step = step
+        self._saved_at = time.monotonic()
+        self._save_s = max(self._save_s, self._saved_at - begun)
+
+    def _save_periodically(self, step: int) -> None:
+        try:
+            if self._requeue.async_save:
+                self._save_in_background(step)
+            else:
+                self.save(step)
+        except OSError as error:
+            self._warn_unsaved(step, error)
+            self._saved_at = time.monotonic()
+
+    def _save_in_background(self, step: int) -> None:
+        self._finish_writing()
+        begun = time.monotonic()
+        state = self._state(step)
+        if self._first:
+            self._buffers = _copy(state, self._buffers)
+            stall_s = time.monotonic() - begun
+            self._writing = self._writer.submit(self._commit, step, self._buffers, begun, stall_s)
+        self._writing_step = step
+        self._saved_at = time.monotonic()
+
+    def _finish_writing(self) -> None:
+        """Wait for the save in the background. A full disk is a warning, as every periodic save's: the save that
+        follows tells whether it is still so. Anything else that went wrong is raised, on every rank."""
+        if self._writing_step < 0:
+            return
+        step, self._writing_step = self._writing_step, -1
+        try:
+            self._on_rank_0(lambda: self._writing.result() if self._writing else None)
+            self._saved_step = step
+        except OSError as error:
+            self._warn_unsaved(step, error)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint holds: {"state": {part: state_dict}, "rng": [one per rank]}; whole on rank 0."""
+        self._check_finite(step)
+        generators = distributed.gather(rng.get_state())
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        return {"state": parts, "rng": generators}
+
+    def _commit(self, step: int, state: dict[str, Any], begun: float, stall_s: float | None = None) -> None:
+        """On rank 0, perhaps in the background: write, commit, and note how long it took."""
+
+        def write(folder: Path) -> dict[str, storage.FileFacts]:
+            fsync_file(self._out_dir / "metrics.jsonl")  # no step before this checkpoint may be missing from it
+            return {f"{name}.pt": storage.write_file(folder / f"{name}.pt", state[name]) for name in state}
+
+        facts = {"world_size": len(state["rng"]), "config": self._config}
+        may_commit = lambda: ownership.check(self._out_dir)  # noqa: E731
+        storage.commit(self._out_dir, step, write, facts, may_commit, self._requeue.keep)
+        write_s = time.monotonic() - begun
+        attempts.save(self._out_dir, step, stall_s=write_s if stall_s is None else stall_s, write_s=write_s)
+
+    def _on_rank_0(self, work: Callable[[], Any]) -> Any:
+        """Do it on rank 0; all ranks get what it returns, or raise what it raises."""
+        outcome, error = None, None
+        if self._first:
+            try:
+                outcome = work()
+            except Exception as raised:
+                error = raised
+        outcome, error = distributed.from_rank_0((outcome, error))
+        if error is not None:
+            raise error
+        return outcome
+
+    def _warn_unsaved(self, step: int, error: OSError) -> None:
+        if self._first:
+            kept = (
+                f"the last checkpoint is of step {self._saved_step}" if self._saved_step >= 0 else "there is none yet"
+            )
+            log.warning("could not save step %d (%s): going on; %s", step, error, kept)
+
+    def _agree(
+        self, step: int, now: float, due: bool, sig: signal.Signals | None
+    ) -> tuple[bool, signal.Signals | None]:
+        """Several ranks: whether any of them wants to save or stop; and at which step to ask again."""
+        last_step, last_time = self._looked
+        step_s = (now - last_time) / max(1, step - last_step)
+        # the largest signal number wins: USR1 10, USR2 12, TERM 15
+        save, number, slowest_s = distributed.agree([float(due), float(sig or 0), step_s])
+        self._next_look = step + max(1, math.floor(_AGREE_EVERY_S / max(slowest_s, 1e-6)))
+        self._looked = (step, now)
+        return bool(save), signal.Signals(int(number)) if number else None
+
+    def _check_finite(self, step: int) -> None:
+        modules = {name: part for name, part in self._parts.items() if isinstance(part, torch.nn.Module)}
+        for name, module in modules.items():
+            # a buffer may hold infinities by design (masks), a parameter may not
+            broken = any(not torch.isfinite(p).all() for p in module.parameters())
+            if broken or any(torch.isnan(b).any() for b in module.buffers()):
+                kept = f"The last good checkpoint is of step {self._saved_step}." if self._saved_step >= 0 else ""
+                raise NonFiniteError(f"{name} has nan or infinite values at step {step}. {kept}".rstrip())
+
+
+def parameters_sha256(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """One hash over name, shape, dtype and bytes of every parameter: equal hashes, equal models.
+
+    Args:
+        parameters: `module.named_parameters()` or the items of a state dict.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parameters, key=lambda item: item[0]):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _copy(state: Any, buffer: Any) -> Any:
+    """A copy of a state on the CPU that later steps do not change, in the tensors of an earlier copy where they fit."""
+    if isinstance(state, torch.Tensor):
+        fits = isinstance(buffer, torch.Tensor) and buffer.shape == state.shape and buffer.dtype == state.dtype
+        target = buffer if fits else torch.empty_like(state, device="cpu", pin_memory=state.is_cuda)
+        return target.copy_(state.detach())
+    if isinstance(state, dict):
+        return {
+            key: _copy(value, buffer.get(key) if isinstance(buffer, dict) else None) for key, value in state.items()
+        }
+    if isinstance(state, list | tuple):
+        old = buffer if isinstance(buffer, list | tuple) and len(buffer) == len(state) else [None] * len(state)
+        copied = [_copy(value, earlier) for value, earlier in zip(state, old, strict=True)]
+        return copied if isinstance(state, list) else tuple(copied)
+    return copy.deepcopy(state)

@@ -1,0 +1,9 @@
+"""Errors with a meaning of their own."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what to do, in one or two lines."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, metric or parameter is nan or infinite: the run must not go on, nor be saved."""

@@ -1,0 +1,92 @@
+"""Where things are on disk, and how files get there whole."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+
+def check_work_dir(work_dir: Path, work_root: Path) -> None:
+    """Refuse a sweep folder that cannot be made or written to.
+
+    Args:
+        work_root: must exist, where work_dir lies in it: it is a site's scratch, a missing one is a mistake.
+
+    Raises:
+        UserError: naming the folder that is in the way.
+    """
+    if work_root in work_dir.parents and not work_root.exists():
+        raise UserError(
+            f"The work root {work_root} does not exist: create it, or give another one with paths.work_root=<folder>."
+        )
+    existing = next(folder for folder in (work_dir, *work_dir.parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is not a folder: give another one with paths.work_root or paths.work_dir.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing} is not writable for you: give another one with paths.work_root or paths.work_dir.")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: the old file is untouched then.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written to a file durable, whoever wrote it; nothing to do where there is none."""
+    if path.exists():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON object as one line; also after a torn one, which stays a line of its own."""
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        else:
+            torn = False
+        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a .jsonl file; a torn line (its writer was killed) is left out."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

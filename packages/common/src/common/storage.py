@@ -1,0 +1,150 @@
+"""Checkpoint folders on disk: committed whole or not at all, verified before use.
+
+    outputs/checkpoint-<step>/
+        <files>         whatever the writer puts there
+        manifest.json   step, size and crc32 of every file, and the writer's own facts; written last
+
+A save goes to a temporary folder: files, fsync, manifest, fsync, rename, fsync of the parent. A reader sees a whole
+checkpoint or none, whenever the writer dies. Order is by the step in the name: clocks jump, and copies lose their
+times.
+"""
+
+import json
+import logging
+import re
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_crc32_options, set_crc32_options
+
+from common.paths import fsync_file, fsync_folder, write_atomic
+
+log = logging.getLogger(__name__)
+
+FileFacts = dict[str, int]  # {"size": bytes, "crc32": checksum}
+
+
+class CheckpointError(Exception):
+    """There are checkpoints, but none that this run can go on from."""
+
+
+def commit(
+    out_dir: Path, step: int, write: Callable[[Path], dict[str, FileFacts]], facts: dict[str, Any],
+    may_commit: Callable[[], None], keep: int,
+) -> None:  # fmt: skip
+    """Write checkpoint-<step> and make it visible as a whole; then drop all but the `keep` newest.
+
+    Args:
+        write: fills the temporary folder that it is given; returns the facts of every file in it.
+        facts: what the manifest says besides.
+        may_commit: called just before the rename; raises where another process owns the folder by now.
+
+    Raises:
+        OSError: the disk is full, read-only, ...; the older checkpoints are untouched, and nothing is left behind.
+    """
+    temporary = out_dir / f".checkpoint-{step}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        manifest = {"step": step, "files": write(temporary)} | facts
+        write_atomic(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        may_commit()
+        final = out_dir / f"checkpoint-{step}"
+        shutil.rmtree(final, ignore_errors=True)  # only a damaged one can stand here: whole ones are resumed from
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_folder(out_dir)
+    _drop_old(out_dir, keep)
+
+
+def write_file(path: Path, content: Any) -> FileFacts:
+    """torch.save, on the disk for good.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    checksums = get_crc32_options()
+    set_crc32_options(False)  # the manifest has one of the whole file, computed while the disk works
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch hides the system's reason when it closes its half of the file
+        raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+    finally:
+        set_crc32_options(checksums)
+    # The sum is taken from the file, so that it holds for what was written, while the disk works.
+    with ThreadPoolExecutor(1) as disk:
+        synced = disk.submit(fsync_file, path)
+        found = file_facts(path)
+        synced.result()
+    return found
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Size in bytes and crc32 of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            crc = zlib.crc32(chunk, crc)
+    return {"size": path.stat().st_size, "crc32": crc}
+
+
+def latest(out_dir: Path) -> Path | None:
+    """The newest whole checkpoint, by step; damaged ones that are newer are set aside with a warning.
+
+    Set aside (checkpoint-7 -> checkpoint-7.damaged) they are never counted among those that are kept.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is whole: starting again at step 0 would hide a loss.
+    """
+    damaged: list[Path] = []
+    for folder in _committed(out_dir):
+        fault = verify(folder)
+        if fault is None:
+            for bad in damaged:
+                shutil.rmtree(bad.with_name(f"{bad.name}.damaged"), ignore_errors=True)
+                bad.rename(bad.with_name(f"{bad.name}.damaged"))
+            return folder
+        log.warning("skipping damaged checkpoint %s: %s", folder, fault)
+        damaged.append(folder)
+    if damaged:
+        raise CheckpointError(
+            f"None of the {len(damaged)} checkpoints in {out_dir} is whole. "
+            "Move them away to start again at step 0, or bring an intact one back."
+        )
+    return None
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None when every file has the size and crc32 of the manifest."""
+    try:
+        for name, facts in read_manifest(folder)["files"].items():
+            if file_facts(folder / name) != facts:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _committed(out_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest step first."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)", folder.name), folder) for folder in out_dir.glob("checkpoint-*")]
+    return [folder for _, folder in sorted(((int(m.group(1)), f) for m, f in found if m), reverse=True)]
+
+
+def _drop_old(out_dir: Path, keep: int) -> None:
+    """Keep the newest; remove what killed writers left behind."""
+    for folder in [*_committed(out_dir)[keep:], *out_dir.glob(".checkpoint-*.tmp")]:
+        shutil.rmtree(folder, ignore_errors=True)

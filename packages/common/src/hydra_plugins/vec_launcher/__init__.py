@@ -1,0 +1,1 @@
+"""Hydra plugins: the launcher `vec`, the sweeper `vec_grid`, and the search path of the shared configs."""

@@ -1,0 +1,1 @@
+"""Training templates of this kind are to come."""

@@ -1,0 +1,1 @@
+"""Multi-layer perceptrons: the smallest complete templates."""

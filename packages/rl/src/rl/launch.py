@@ -1,0 +1,7 @@
+"""The console script `rl-launch`: `rl-launch <template> compute=<preset> key=value ...`."""
+
+from common.launch import launch_package
+
+
+def main() -> None:
+    launch_package("rl")

@@ -1,0 +1,80 @@
+"""The run that is stopped again and again: what it trains, how it is stopped, and what it must end with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from .runs import Runs
+
+SAVE_EVERY_MIN = 0.01
+STEPS = {"mlp.single": 4000, "mlp.ddp": 2000}  # about 10 s of training
+PRESET = {"mlp.single": "killarney/l40s_1x", "mlp.ddp": "killarney/l40s_2x"}
+STEPS_PER_EPOCH = 4
+
+Uninterrupted = Callable[[str], Runs]
+Submit = Callable[..., Runs]
+
+
+def settings(template: str) -> list[str]:
+    return [
+        f"compute={PRESET[template]}",
+        "compute.slurm.partition=low",
+        "compute.mem_gb=4",
+        "compute.cpus_per_task=1",
+        "trainer.hidden_dim=256",
+        "trainer.batch_size=256",
+        "trainer.log_every=5",
+        f"trainer.num_epochs={STEPS[template] // STEPS_PER_EPOCH}",
+        f"requeue.save_every_min={SAVE_EVERY_MIN}",
+    ]
+
+
+TEMPLATES = pytest.mark.parametrize("template", ["mlp.single", "mlp.ddp"])
+
+
+def assert_same_end(runs: Runs, reference: Runs) -> None:
+    runs.wait_state("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    assert runs.state() == "COMPLETED", runs.logs()[-3000:]
+    assert runs.result()["parameters_sha256"] == reference.result()["parameters_sha256"]
+    assert runs.result()["metrics"] == reference.result()["metrics"]
+    assert runs.series() == reference.series()
+
+
+def train_until(runs: Runs, attempt: int, step: int) -> None:
+    """Until this attempt trains and the step is done; it may have been done before the stop at the last moment."""
+    runs.wait_attempts(attempt, "resume")
+    runs.wait_step(step)
+
+
+@contextmanager
+def frozen(runs: Runs) -> Iterator[None]:
+    """The ranks do not run, but signals wait for them."""
+    pids = runs.task_pids().values()
+    for pid in pids:
+        signal_if_alive(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            signal_if_alive(pid, signal.SIGCONT)
+
+
+def noticed(runs: Runs) -> bool:
+    """Whether USR2 waits for every rank (proc(5): SigPnd and ShdPnd are bit masks)."""
+    bit = 1 << (signal.SIGUSR2 - 1)
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in runs.task_pids().values()]
+    return all(
+        any(int(mask, 16) & bit for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", text, re.M)) for text in status
+    )
+
+
+def signal_if_alive(pid: int, sig: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, sig)
