@@ -7,10 +7,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from common import ownership, preempt
-from common.checkpoint import Checkpointer
+from common import distributed, ownership, preempt
+from common.checkpoint import Checkpointer, parameters_sha256
 from common.config import Paths
 from common.errors import UserError
 from common.paths import write_atomic
@@ -70,6 +73,41 @@ def train_slowly(cfg: Config, seconds_per_step: float) -> None:
     """The real `train`, slowed down so that it can be killed somewhere in the middle."""
     register_optimizer_step_post_hook(lambda *_: time.sleep(seconds_per_step))
     train(cfg)
+
+
+def train_sharded(rank: int, cfg: Config, world: int, port: int, until: int, connection: Connection) -> None:
+    """One rank of an FSDP run: resume, train until a step, save; says (first step, hash, parameters) or the error.
+    12 samples a step, shared among the ranks; in the background a checkpoint at each step."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    distributed.start()
+    torch.manual_seed(7)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
+    if world > 1:
+        fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    try:
+        checkpointer = Checkpointer(cfg, model=model, optimizer=optimizer)
+        resumed = step = checkpointer.resume()
+        while step < until:
+            x = torch.randn(12, 4, generator=torch.Generator().manual_seed(step))[rank::world]
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            step += 1
+            if cfg.requeue.async_save:
+                time.sleep(0.3)  # slow enough for the ranks to talk at each step
+            checkpointer.save_or_leave(step)
+        checkpointer.save(step)
+        values = [distributed_tensor_as_list(parameter) for parameter in model.parameters()]
+        connection.send((resumed, parameters_sha256(model.named_parameters()), values))
+    except Exception as error:
+        connection.send(error if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}")
+    distributed.stop()
+
+
+def distributed_tensor_as_list(parameter: torch.Tensor) -> list[float]:
+    whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    return whole.flatten().tolist()
 
 
 def hold_as(job_id: str, out_dir: Path, connection: Connection) -> None:

@@ -2,13 +2,14 @@
 
     outputs/checkpoint-<step>/
         state.pt        state_dict() of every part (model, optimizer, ...)
+        shards/         what is spread over the ranks (FSDP), see common.sharded
         rng.pt          state of every random number generator, a list with one entry per rank
         manifest.json   step, world size, the configuration it belongs to, checksums (common.storage)
 
-Rank 0 writes. With `requeue.async_save` a periodic save copies the state to memory at the step boundary and writes it
-while the training goes on; at most one copy exists, and its buffers are allocated once. A save at a signal and the last
-one wait until they are on the disk. Loading unpickles tensors and plain data only (`weights_only=True`): scratch is
-shared with others.
+Rank 0 writes; of a sharded state every rank what it holds. With `requeue.async_save` a periodic save copies the state
+to memory at the step boundary and writes it while the training goes on; at most one copy exists, and its buffers are
+allocated once. A save at a signal and the last one wait until they are on the disk. Loading unpickles tensors and
+plain data only (`weights_only=True`): scratch is shared with others.
 """
 
 import copy
@@ -19,14 +20,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from omegaconf import OmegaConf
+from torch.distributed.tensor import DTensor
 
-from common import attempts, distributed, ownership, preempt, rng, storage
+from common import attempts, distributed, ownership, preempt, rng, sharded, storage
 from common.config import Config, differences, identity
 from common.errors import NonFiniteError, UserError
 from common.paths import fsync_file
@@ -76,9 +78,11 @@ class Checkpointer:
         self._next_look = 0  # step at which several ranks look at the flag together
         self._looked = (0, time.monotonic())  # (step, time) of the last look
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None  # on rank 0, while a save is written in the background
+        self._writing: Future[None] | None = None  # the save in the background, on every rank that takes part in it
         self._writing_step = -1
         self._buffers: Any = None  # the copy in memory, used again for every background save
+        self._sharded = sharded.is_sharded(parts)
+        self._shards = sharded.Background() if self._sharded and cfg.requeue.async_save else None
 
     # ----- resume -----
 
@@ -120,12 +124,14 @@ class Checkpointer:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         if state.keys() != self._parts.keys():
             raise CheckpointError(f"{folder} holds {sorted(state)}, but this code saves {sorted(self._parts)}.")
-        for name, part in self._parts.items():
-            try:
-                part.load_state_dict(state[name])
-            except (RuntimeError, ValueError) as error:
-                words = " ".join(str(error).split())
-                raise CheckpointError(f"{name} in {folder} does not fit this code: {words}") from error
+        if sharded.has_shards(folder):
+            sharded.restore(folder, state, self._parts)
+        elif self._sharded:
+            raise CheckpointError(
+                f"{folder} was saved by a run that was not sharded, this one is: that cannot be read."
+            )
+        else:
+            self._load(state, folder)
         ranks = torch.load(folder / "rng.pt", weights_only=True)
         # a rank that did not exist at the save takes over the generators of rank 0
         rng.set_state(ranks[distributed.rank() if distributed.rank() < len(ranks) else 0])
@@ -134,6 +140,14 @@ class Checkpointer:
         if manifest["world_size"] != distributed.world_size():
             log.info("saved by %d rank(s), now %d", manifest["world_size"], distributed.world_size())
         return self._saved_step
+
+    def _load(self, state: dict[str, Any], folder: Path) -> None:
+        for name, part in self._parts.items():
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError) as error:
+                words = " ".join(str(error).split())
+                raise CheckpointError(f"{name} in {folder} does not fit this code: {words}") from error
 
     # ----- save -----
 
@@ -177,8 +191,9 @@ class Checkpointer:
         if step == self._saved_step:
             return
         begun = time.monotonic()
-        state = self._state(step)
-        self._on_rank_0(lambda: self._commit(step, state, begun))
+        files, tensors = self._state(step)
+        shards = sharded.write(self._out_dir, tensors) if self._sharded else None
+        self._on_rank_0(lambda: self._commit(step, files, shards, begun))
         self._saved_step = step
         self._saved_at = time.monotonic()
         self._save_s = max(self._save_s, self._saved_at - begun)
@@ -196,13 +211,21 @@ class Checkpointer:
     def _save_in_background(self, step: int) -> None:
         self._finish_writing()
         begun = time.monotonic()
-        state = self._state(step)
+        files, tensors = self._state(step)
         if self._first:
-            self._buffers = _copy(state, self._buffers)
+            self._buffers = _copy(files, self._buffers)
+        if self._shards:
+            tensors = self._shards.copy(tensors)
+        if self._first or self._sharded:
             stall_s = time.monotonic() - begun
-            self._writing = self._writer.submit(self._commit, step, self._buffers, begun, stall_s)
+            self._writing = self._writer.submit(self._write_in_background, step, tensors, begun, stall_s)
         self._writing_step = step
         self._saved_at = time.monotonic()
+
+    def _write_in_background(self, step: int, tensors: dict[str, torch.Tensor], begun: float, stall_s: float) -> None:
+        shards = sharded.write(self._out_dir, tensors, self._shards.group) if self._shards else None
+        if self._first:
+            self._commit(step, self._buffers, shards, begun, stall_s)
 
     def _finish_writing(self) -> None:
         """Wait for the save in the background. A full disk is a warning, as every periodic save's: the save that
@@ -210,29 +233,47 @@ class Checkpointer:
         if self._writing_step < 0:
             return
         step, self._writing_step = self._writing_step, -1
+        if self._writing:
+            wait([self._writing])
         try:
             self._on_rank_0(lambda: self._writing.result() if self._writing else None)
             self._saved_step = step
         except OSError as error:
             self._warn_unsaved(step, error)
 
-    def _state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint holds: {"state": {part: state_dict}, "rng": [one per rank]}; whole on rank 0."""
+    def _state(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What a checkpoint holds: ({"state": {part: state_dict}, "rng": [one per rank]}, what is spread over the
+        ranks)."""
         self._check_finite(step)
         generators = distributed.gather(rng.get_state())
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        return {"state": parts, "rng": generators}
+        if self._sharded:
+            alike, tensors = sharded.split(sharded.state_of(self._parts))
+        else:
+            alike, tensors = {name: part.state_dict() for name, part in self._parts.items()}, {}
+        return {"state": alike, "rng": generators}, tensors
 
-    def _commit(self, step: int, state: dict[str, Any], begun: float, stall_s: float | None = None) -> None:
+    def _commit(
+        self,
+        step: int,
+        files: dict[str, Any],
+        shards: sharded.Shards | None,
+        begun: float,
+        stall_s: float | None = None,
+    ) -> None:
         """On rank 0, perhaps in the background: write, commit, and note how long it took."""
 
         def write(folder: Path) -> dict[str, storage.FileFacts]:
             fsync_file(self._out_dir / "metrics.jsonl")  # no step before this checkpoint may be missing from it
-            return {f"{name}.pt": storage.write_file(folder / f"{name}.pt", state[name]) for name in state}
+            facts = {f"{name}.pt": storage.write_file(folder / f"{name}.pt", files[name]) for name in files}
+            return facts | (shards.move_into(folder) if shards else {})
 
-        facts = {"world_size": len(state["rng"]), "config": self._config}
+        facts = {"world_size": len(files["rng"]), "config": self._config}
         may_commit = lambda: ownership.check(self._out_dir)  # noqa: E731
-        storage.commit(self._out_dir, step, write, facts, may_commit, self._requeue.keep)
+        try:
+            storage.commit(self._out_dir, step, write, facts, may_commit, self._requeue.keep)
+        finally:
+            if shards:
+                shards.discard()
         write_s = time.monotonic() - begun
         attempts.save(self._out_dir, step, stall_s=write_s if stall_s is None else stall_s, write_s=write_s)
 
@@ -272,21 +313,28 @@ class Checkpointer:
         modules = {name: part for name, part in self._parts.items() if isinstance(part, torch.nn.Module)}
         for name, module in modules.items():
             # a buffer may hold infinities by design (masks), a parameter may not
-            broken = any(not torch.isfinite(p).all() for p in module.parameters())
-            if broken or any(torch.isnan(b).any() for b in module.buffers()):
+            broken = any(not torch.isfinite(_local(p)).all() for p in module.parameters())
+            broken = broken or any(torch.isnan(_local(b)).any() for b in module.buffers())
+            if distributed.agree([float(broken)]) != [0.0]:  # each rank knows its own shards only
                 kept = f"The last good checkpoint is of step {self._saved_step}." if self._saved_step >= 0 else ""
                 raise NonFiniteError(f"{name} has nan or infinite values at step {step}. {kept}".rstrip())
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def parameters_sha256(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     """One hash over name, shape, dtype and bytes of every parameter: equal hashes, equal models.
 
     Args:
-        parameters: `module.named_parameters()` or the items of a state dict.
+        parameters: `module.named_parameters()` or the items of a state dict. Sharded ones are gathered: all ranks call.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(parameters, key=lambda item: item[0]):
-        value = tensor.detach().cpu().contiguous()
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        value = whole.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -63,6 +63,7 @@ class Compute:
     cpus_per_task: int = 1  # cores per process
     mem_gb: int | None = None  # GiB per node
     timeout_min: int = 60  # time limit, minutes
+    rank_timeout_min: float = 10.0  # how long the processes of a run wait for one that hangs, minutes
     use_srun: bool = True  # false: start the (single) task without srun, for sites where srun hangs
     setup: list[str] | None = None  # shell lines before srun, e.g. module load
     slurm: ComputeSlurm = field(default_factory=ComputeSlurm)
@@ -76,6 +77,7 @@ class Compute:
         )
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min"):
             require(getattr(self, name) >= 1, f"compute.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.rank_timeout_min > 0, f"compute.rank_timeout_min must be positive, got {self.rank_timeout_min}")
         require(self.mem_gb is None or self.mem_gb >= 1, f"compute.mem_gb must be at least 1, got {self.mem_gb}")
         require(
             self.gpus_per_node is None or self.gpus_per_node >= 0,

@@ -1,10 +1,13 @@
 """Ranks, devices and the few collectives that we need. One process is the world of size 1; nothing is set up for it.
 
-`common.launch` puts RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT into the environment of each of several
+The launcher puts RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT into the environment of each of several
 processes (the names that torch, accelerate and others read); `start()` joins them.
 """
 
 import os
+import threading
+import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +16,9 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(minutes=10)
+_START_TIMEOUT = timedelta(minutes=10)  # until the last process has started and imported torch
+_ROLL_CALL_S = 10.0  # ranks that wait in the same operation give up at about the same moment
+_store: dist.TCPStore | None = None  # in the process of rank 0; outlives a process group that hangs
 
 
 def rank() -> int:
@@ -42,13 +47,44 @@ def device() -> torch.device:
 
 
 def start() -> None:
-    """Join the process group: nccl on GPUs, gloo on CPUs. Does nothing for a single process."""
+    """Join the process group: gloo for CPU tensors, nccl for those on GPUs. Does nothing for a single process."""
+    global _store
     if world_size() == 1 or dist.is_initialized():
         return
-    here = device()
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+        backend = "cpu:gloo,cuda:nccl"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    _store = dist.TCPStore(address, port, world_size(), is_master=rank() == 0, timeout=_START_TIMEOUT)
+    limit_s = os.environ.get("VEC_RANK_TIMEOUT_S")  # compute.rank_timeout_min; without our launcher torch's default
+    timeout = timedelta(seconds=float(limit_s)) if limit_s else None
+    dist.init_process_group(backend, store=_store, rank=rank(), world_size=world_size(), timeout=timeout)
+
+
+def silent_ranks(error: Exception) -> list[int]:
+    """Which ranks are to blame when an operation of several ranks failed: those that do not answer a roll call.
+
+    Args:
+        error: what this rank's training raised; an error of its own blames nobody else.
+    """
+    if _store is None or not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+        return []
+    answered: set[int] = set()
+    # in a thread: where rank 0 hangs its store does, too, and no time-out of the client ends that
+    call = threading.Thread(target=_roll_call, args=(_store, answered), daemon=True)
+    call.start()
+    call.join(_ROLL_CALL_S + 2)
+    return [other for other in range(world_size()) if other not in answered] if answered else [0]
+
+
+def _roll_call(store: dist.TCPStore, answered: set[int]) -> None:
+    give_up = time.monotonic() + _ROLL_CALL_S
+    with suppress(RuntimeError):  # the store has gone, and rank 0 with it
+        store.set(f"failed/{rank()}", "")
+        while len(answered) < world_size() and time.monotonic() < give_up:
+            answered.update(other for other in range(world_size()) if store.check([f"failed/{other}"]))
+            time.sleep(0.1)
 
 
 def stop() -> None:
@@ -67,7 +103,7 @@ def agree(values: list[float]) -> list[float]:
     """The maximum over all ranks of each value: what one rank knows, all act on."""
     if not dist.is_initialized():
         return values
-    agreed = torch.tensor(values, dtype=torch.float64, device=device())
+    agreed = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU has to finish its step for it
     dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
     return [float(value) for value in agreed.tolist()]
 

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class NonFiniteError(ArithmeticError):
     """A loss, metric or parameter is nan or infinite: the run must not go on, nor be saved."""
+
+
+class SilentRankError(RuntimeError):
+    """Another process of the run hangs or has died: the ranks that waited for it have given up."""

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common import attempts, compose, ownership, preempt
 from common.config import to_typed
-from common.errors import UserError
+from common.errors import SilentRankError, UserError
 
 _VERSION_BASE = "1.3"
 _MULTIRUN = {"-m", "--multirun"}  # implied, see hydra.mode in _global.yaml
@@ -119,6 +119,9 @@ def run_task(cfg: DictConfig) -> dict[str, float]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        if silent := _silent_ranks(error):
+            reason = f"rank {', '.join(map(str, silent))} does not answer (compute.rank_timeout_min): {error}"
+            raise SilentRankError(reason) from error
         raise
     finally:
         if "torch" in sys.modules:
@@ -128,6 +131,14 @@ def run_task(cfg: DictConfig) -> dict[str, float]:
         if first:
             attempts.end(out_dir, reason, **facts)
             ownership.release(out_dir)
+
+
+def _silent_ranks(error: Exception) -> list[int]:
+    if "torch" not in sys.modules:
+        return []
+    from common import distributed
+
+    return distributed.silent_ranks(error)
 
 
 def templates(package: str) -> dict[str, str]:

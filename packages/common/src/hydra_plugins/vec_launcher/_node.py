@@ -93,6 +93,7 @@ def _export_ranks(cfg: DictConfig, params: dict[str, Any]) -> int:
             "WORLD_SIZE": str(env.num_tasks),
             "MASTER_ADDR": first_node,
             "MASTER_PORT": str(port),
+            "VEC_RANK_TIMEOUT_S": str(cfg.compute.rank_timeout_min * 60),
         }
     return env.global_rank
 
