@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.plugins import Plugins
@@ -151,3 +152,15 @@ def children() -> ForkContext:
     import tests.children  # noqa: F401  (torch on one thread: a pool of threads does not survive a fork)
 
     return multiprocessing.get_context("fork")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: several workers then end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have counted (record_property): a number that a pass alone does not show."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ import torch
 from common import ownership, preempt
 from common.checkpoint import Checkpointer, _copy, parameters_sha256
 from common.errors import NonFiniteError, UserError
-from common.storage import CheckpointError, latest, verify
-from tests.children import save_for_ever, tell_signal, tiny
+from common.storage import DELETING, CheckpointError, latest, verify
+from tests.children import tell_signal, tiny
 from tests.conftest import SEED
+from tests.kills import kill_in_saves
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,9 @@ def resumed(out_dir: Path) -> int:
 
 
 def names(out_dir: Path) -> list[str]:
+    for thread in threading.enumerate():
+        if thread.name == DELETING:
+            thread.join()
     return sorted(path.name for path in out_dir.iterdir() if "checkpoint" in path.name)
 
 
@@ -385,28 +390,7 @@ def test_a_change_that_is_allowed_is_taken_and_a_shape_that_does_not_fit_is_refu
 def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_checkpoint_whole(
     tmp_path: Path, children: ForkContext
 ) -> None:
-    draw = random.Random(SEED)
-    last = 0
-    for _ in range(20):
-        theirs, ours = children.Pipe()
-        writer = children.Process(target=save_for_ever, args=(tmp_path, theirs))
-        writer.start()
-        theirs.close()
-        assert ours.poll(20)  # it has committed once
-        last = max(last, ours.recv())
-        writer.join(draw.uniform(0, 0.03))  # a save takes about 10 ms
-        assert writer.is_alive(), "it could not go on from what the last kill left"
-        writer.kill()
-        writer.join()
-        while ours.poll():
-            try:
-                last = ours.recv()
-            except EOFError:
-                break
-        newest = max(tmp_path.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-        assert verify(newest) is None, f"{newest.name} is torn, after step {last} was committed"
-        assert int(newest.name.split("-")[1]) >= last, "a committed step is lost"
-    assert last > 20, "the runs did not go on from each other"
+    kill_in_saves(tmp_path, children, 20)  # 1000 of them: row 10 of tests/slurm/test_faults.py
 
 
 # ----- refusals -----

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.attempts import count, read, start
-from common.paths import append_line, read_lines, write_atomic
+from common.paths import LineFile, append_line, read_lines, sync_lines, write_atomic
 
 
 def test_write_atomic_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -77,3 +77,27 @@ def test_an_attempt_after_a_torn_line_is_not_lost(tmp_path: Path) -> None:
     assert count(tmp_path) == 2
     assert [event["job_id"] for event in read(tmp_path)] == ["1", "2"]
     assert os.getpid() == read(tmp_path)[-1]["pid"]
+
+
+def test_lines_without_room_wait_in_memory_and_stand_in_the_file_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    lines = LineFile(path)
+    lines.append({"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))  # room for half a line
+    try:
+        lines.append({"step": 2})
+        lines.append({"step": 3})
+        with pytest.raises(OSError, match=r"No space left|File too large"):
+            sync_lines(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    assert path.read_text() == '{"step": 1}\n'
+    assert caplog.text.count("its lines wait in memory") == 1
+    lines.append({"step": 4})
+    assert path.read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
+    lines.close()

@@ -119,3 +119,14 @@ def test_provenance_names_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert git == {}
     assert versions["hydra-core"].startswith("1.3")
     json.dumps(versions)
+
+
+def test_changes_of_the_code_are_told_by_commit_file_and_package() -> None:
+    old, new = submission(), submission()
+    diff = "diff --git a/{0} b/{0}\nindex 1..2 100644\n--- a/{0}\n+++ b/{0}\n@@ -1 +1 @@\n-a\n+{1}\n"
+    old.git = {"commit": "1111", "diff": diff.format("kept.py", "b") + diff.format("train.py", "b")}
+    new.git = {"commit": "2222", "diff": diff.format("kept.py", "b") + diff.format("train.py", "c")}
+    old.versions, new.versions = {"torch": "2.14", "numpy": "2.0"}, {"torch": "2.15", "numpy": "2.0"}
+    told = ["commit: 1111 -> 2222", "uncommitted changes in train.py", "torch: 2.14 -> 2.15"]
+    assert sweep.code_changes(old, new) == told
+    assert sweep.code_changes(new, new) == []

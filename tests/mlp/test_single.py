@@ -285,3 +285,17 @@ def test_compute_inprocess_fails_when_the_training_fails(cli: Cli, work_root: Pa
     assert not (out_dir / "result.json").exists()
     end = read_lines(out_dir / "attempts.jsonl")[-1]
     assert end["reason"].startswith("NonFiniteError: loss is")
+
+
+def test_term_before_the_training_leaves_without_importing_or_building_anything(
+    monkeypatch: pytest.MonkeyPatch, work_root: Path, cli: Cli
+) -> None:
+    def send_term(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("common.attempts.start", send_term)  # any moment after the signals are caught
+    answer = cli("compute=inprocess", f"paths.work_root={work_root}", "experiment_name=e", *TINY)
+    assert "stopped by SIGTERM before the training began" in answer.err
+    out_dir = work_root / "vec_jobs" / "e" / "0" / "outputs"
+    events = [(event["event"], event.get("reason")) for event in read_lines(out_dir / "attempts.jsonl")]
+    assert events == [("end", "SIGTERM")], "the training began"

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,12 +51,39 @@ def stopped_even_if_we_are_killed(cluster: SlurmCluster) -> Iterator[None]:
         guard.wait()
 
 
+@pytest.fixture(scope="module")
+def slurm_that_sends_user_signals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A site with preempt_send_user_signal: a preempted job gets its own signal (USR2) besides."""
+    cluster = SlurmCluster(
+        tmp_path_factory.mktemp("slurm"), requeue_hold_s=REQUEUE_HOLD_S, preempt_send_user_signal=True
+    )
+    with stopped_even_if_we_are_killed(cluster):
+        cluster.up()
+        yield cluster
+        cluster.down()
+
+
 @pytest.fixture
-def submit(slurm: SlurmCluster, tmp_path: Path) -> Callable[..., Runs]:
+def runs_of(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Runs]]:
+    """`runs_of("mlp.single", "trainer.seed=1")`: runs that are yet to be submitted; cancelled when the test ends."""
+    made: list[Runs] = []
+
+    def make(template: str, *overrides: str, name: str = "test", **where: Any) -> Runs:
+        cluster, work_root = where.get("cluster", slurm), where.get("work_root", tmp_path)
+        made.append(Runs(cluster, work_root, template, name, overrides))
+        return made[-1]
+
+    yield make
+    for runs in made:
+        runs.cancel()
+
+
+@pytest.fixture
+def submit(runs_of: Callable[..., Runs]) -> Callable[..., Runs]:
     """Submits runs of a template with the real command line: `submit("mlp.single", "trainer.seed=1")`."""
 
-    def submit_template(template: str, *overrides: str, name: str = "test") -> Runs:
-        runs = Runs(slurm, tmp_path, template, name, overrides)
+    def submit_template(template: str, *overrides: str, **where: Any) -> Runs:
+        runs = runs_of(template, *overrides, **where)
         runs.submit()
         return runs
 
@@ -62,18 +92,20 @@ def submit(slurm: SlurmCluster, tmp_path: Path) -> Callable[..., Runs]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runs]:
-    """The reference: the same run, left alone. One for each template."""
-    known: dict[str, Runs] = {}
+    """The reference: the same run, left alone. One for each template, for all of pytest-xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "uninterrupted"
+    folder.mkdir(exist_ok=True)
 
     def reference(template: str) -> Runs:
-        if template not in known:
-            folder = tmp_path_factory.mktemp("uninterrupted")
-            runs = Runs(slurm, folder, template, "reference", tuple(settings(template)))
-            runs.submit()
-            runs.wait_state("COMPLETED", "FAILED")
-            assert runs.state() == "COMPLETED"
-            assert runs.result()["attempts"] == 1
-            known[template] = runs
-        return known[template]
+        runs = Runs(slurm, folder, template, template, tuple(settings(template)))
+        with (folder / f"{template}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not runs.work_dir.exists():
+                runs.submit()
+                runs.wait_state("COMPLETED", "FAILED")
+                assert runs.state() == "COMPLETED"
+        assert runs.result()["attempts"] == 1
+        return runs
 
     return reference

@@ -100,7 +100,7 @@ class Runs:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def wait_for(self, ready: Callable[[], bool], what: str, pause_s: float = 0.05) -> None:
+    def wait_for(self, ready: Callable[[], bool], what: str, pause_s: float = 0.1) -> None:
         if not wait_until(ready, LIMIT_S, pause_s):
             raise AssertionError(f"{what}: not within {LIMIT_S:.0f} s; {self.state()}\n{self.logs()[-3000:]}")
 
@@ -112,6 +112,11 @@ class Runs:
 
     def wait_attempts(self, count: int, event: str = "start", index: int = 0) -> None:
         self.wait_for(lambda: len(self.attempts(event, index)) >= count, f"{count} attempts ({event})")
+
+    def wait_attempt(self, number: int, event: str) -> None:
+        """Until attempt `number` has written this event; one that is stopped early does not resume."""
+        found = lambda: any(line["attempt"] == number for line in self.attempts(event))  # noqa: E731
+        self.wait_for(found, f"{event} of attempt {number}")
 
     # --- stopping -------------------------------------------------------------------------------------------------
 
@@ -137,6 +142,11 @@ class Runs:
         """To all ranks, as `scancel --signal` does it."""
         done = self.slurm.run("scancel", f"--signal={sig.name.removeprefix('SIG')}", self.job_ids()[index])
         assert done.returncode == 0, done.stderr
+
+    def cancel(self) -> None:
+        """All that is queued or runs."""
+        if (self.work_dir / "sweep.json").exists():
+            self.slurm.run("scancel", *{str(job_id).split("_")[0] for job_id in self.job_ids() if job_id})
 
     def release(self, index: int = 0) -> None:
         """Start a run that has left and waits in the queue without the rest of the hold, unless it runs already."""

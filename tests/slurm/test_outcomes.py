@@ -68,18 +68,6 @@ def test_folders_are_those_of_the_seed(submit: Submit) -> None:
     assert "${" not in (runs.work_dir / "0/hydra_configs/hydra_resolved.yaml").read_text()
 
 
-def test_run_with_requeue_off_ends_failed_with_its_checkpoint(submit: Submit) -> None:
-    runs = submit("mlp.single", *ENDLESS, "requeue=off")
-    runs.wait_step(20)
-    runs.send(signal.SIGUSR2)
-    runs.wait_state("FAILED", "COMPLETED", "REQUEUED", "PENDING")
-    assert runs.state() == "FAILED"
-    end = runs.attempts("end")[0]
-    assert runs.checkpoints() == [end["step"]]
-    assert f"stopped by SIGUSR2 at step {end['step']}" in runs.logs()
-    assert f"Not requeued: requeue=off. Submit again with paths.work_dir={runs.work_dir}" in runs.logs()
-
-
 def test_run_out_of_timeouts_ends_failed_and_says_so(submit: Submit) -> None:
     # a lead almost as long as the limit: Slurm sends the notice the next time it looks at the clock
     runs = submit("mlp.single", *ENDLESS, "requeue.max_num_timeout=1", *SHORT)
@@ -89,44 +77,6 @@ def test_run_out_of_timeouts_ends_failed_and_says_so(submit: Submit) -> None:
     assert runs.state() == "FAILED"
     assert [event["timed_out"] for event in runs.attempts("requeue")] == [True]
     assert "Not requeued: it reached its time limit 2 times (requeue.max_num_timeout=1)" in runs.logs()
-
-
-def test_scancel_of_one_task_saves_it_and_leaves_the_others(submit: Submit) -> None:
-    runs = submit("mlp.single", *ENDLESS, "trainer.seed=1,2")
-    for index in range(2):
-        runs.wait_step(20, index)
-    assert runs.slurm.run("scancel", runs.job_ids()[0]).returncode == 0
-    runs.wait_state("CANCELLED", "FAILED", "COMPLETED", index=0)
-    assert runs.state(0) == "CANCELLED"
-    assert runs.checkpoints(0) == [runs.attempts("end", 0)[0]["step"]]
-    before = runs.step(1)
-    runs.wait_step(before + 100, index=1)
-    assert runs.state(1) == "RUNNING"
-    assert len(runs.attempts("start", 0)) == 1  # not resurrected
-    runs.slurm.run("scancel", runs.job_ids()[1])
-
-
-def test_only_the_signalled_task_of_an_array_is_requeued(submit: Submit) -> None:
-    runs = submit("mlp.single", *ENDLESS, "trainer.seed=1,2")
-    for index in range(2):
-        runs.wait_step(20, index)
-    runs.send(signal.SIGUSR2, index=1)
-    runs.wait_attempts(1, "requeue", index=1)
-    runs.release(index=1)
-    runs.wait_attempts(2, index=1)
-    assert len(runs.attempts("start", 0)) == 1
-    assert runs.state(0) == "RUNNING"
-    runs.slurm.run("scancel", runs.job_ids()[0].split("_")[0])
-
-
-def test_exception_in_training_is_failed_with_its_traceback_in_the_log(submit: Submit) -> None:
-    runs = submit("mlp.single", *SMALL, "trainer.learning_rate=1e30", "trainer.num_epochs=5")
-    runs.wait_state("FAILED", "COMPLETED")
-    assert runs.state() == "FAILED"
-    assert runs.slurm.run("sacct", "-n", "-X", "-o", "ExitCode", "-j", runs.job_ids()[0]).stdout.strip() == "1:0"
-    assert "NonFiniteError: loss is nan at step 50" in runs.logs()
-    assert "train.py" in runs.logs()
-    assert runs.checkpoints() == []
 
 
 def test_not_checkpointable_run_starts_again_and_completes(submit: Submit) -> None:

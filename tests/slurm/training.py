@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ import pytest
 
 from .runs import Runs
 
+SEED = 7  # of the moments at which runs are stopped
+STOPS = 5
 SAVE_EVERY_MIN = 0.01
-STEPS = {"mlp.single": 4000, "mlp.ddp": 2000}  # about 10 s of training
+STEPS = {"mlp.single": 2000, "mlp.ddp": 1000}  # about 5 s of training
 PRESET = {"mlp.single": "killarney/l40s_1x", "mlp.ddp": "killarney/l40s_2x"}
 STEPS_PER_EPOCH = 4
 
@@ -37,6 +40,20 @@ def settings(template: str) -> list[str]:
 
 
 TEMPLATES = pytest.mark.parametrize("template", ["mlp.single", "mlp.ddp"])
+
+
+def moments(template: str, kind: str) -> list[int]:
+    """Steps at which to stop: one in each of STOPS equal parts of the run's first 80 %."""
+    draw = random.Random(f"{SEED} {template} {kind}")
+    part = int(STEPS[template] * 0.8) // STOPS
+    return [n * part + draw.randrange(1, part) for n in range(STOPS)]
+
+
+def steps_lost(runs: Runs) -> list[int]:
+    """For every stop at a step boundary: optimizer steps done, but not begun with by the next attempt."""
+    begun = {event["attempt"]: event["step"] for event in runs.attempts("resume")}
+    stops = [end for end in runs.attempts("end") if end["reason"] != "completed" and "step" in end]
+    return [end["step"] - next(begun[n] for n in sorted(begun) if n > end["attempt"]) for end in stops]
 
 
 def assert_same_end(runs: Runs, reference: Runs) -> None:
@@ -73,6 +90,23 @@ def noticed(runs: Runs) -> bool:
     return all(
         any(int(mask, 16) & bit for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", text, re.M)) for text in status
     )
+
+
+def burst(runs: Runs, *signals: signal.Signals) -> None:
+    """To every rank, all before it can look at the first."""
+    with frozen(runs):
+        for pid in runs.task_pids().values():
+            for sig in signals:
+                os.kill(pid, sig)
+
+
+def preempt(runs: Runs) -> str:
+    """Submit a job to the high-priority partition that needs both nodes of the low one; returns its id."""
+    high = runs.slurm.run(
+        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true"
+    )
+    assert high.returncode == 0, high.stderr
+    return high.stdout.strip()
 
 
 def signal_if_alive(pid: int, sig: signal.Signals) -> None:

@@ -7,6 +7,7 @@
 {"event": "requeue", "attempt": 1, "timed_out": true, "time": 1760003600.1}
 """
 
+import logging
 import os
 import socket
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from common.paths import append_line, read_lines
+
+log = logging.getLogger(__name__)
 
 _FILE = "attempts.jsonl"
 _numbers: dict[Path, int] = {}  # attempts that this process started: an older one that lives on keeps its number
@@ -136,4 +139,7 @@ def first_start(out_dir: Path) -> float:
 
 def _append(out_dir: Path, event: str, facts: dict[str, Any]) -> None:
     attempt = _numbers.get(out_dir) or count(out_dir)
-    append_line(out_dir / _FILE, {"event": event, "attempt": attempt} | facts | {"time": time.time()})
+    try:
+        append_line(out_dir / _FILE, {"event": event, "attempt": attempt} | facts | {"time": time.time()})
+    except OSError as error:  # a full disk is no reason to stop
+        log.warning("%s lacks the %s of attempt %d (%s)", out_dir / _FILE, event, attempt, error)

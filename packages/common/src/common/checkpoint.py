@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from common import attempts, distributed, ownership, preempt, rng, sharded, storage
 from common.config import Config, differences, identity
 from common.errors import NonFiniteError, UserError
-from common.paths import fsync_file
+from common.paths import sync_lines
 from common.storage import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ class Checkpointer:
         """On rank 0, perhaps in the background: write, commit, and note how long it took."""
 
         def write(folder: Path) -> dict[str, storage.FileFacts]:
-            fsync_file(self._out_dir / "metrics.jsonl")  # no step before this checkpoint may be missing from it
+            sync_lines(self._out_dir / "metrics.jsonl")  # no step before this checkpoint may be missing from it
             facts = {f"{name}.pt": storage.write_file(folder / f"{name}.pt", files[name]) for name in files}
             return facts | (shards.move_into(folder) if shards else {})
 

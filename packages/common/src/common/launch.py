@@ -111,11 +111,14 @@ def run_task(cfg: DictConfig) -> dict[str, float]:
         attempts.start(out_dir, os.environ.get("VEC_JOB_ID", "inprocess"))
     reason, facts = "interrupted", {}
     try:
-        metrics: dict[str, float] = importlib.import_module(f"{typed.template}.train").train(typed)
+        _leave_if_terminated()
+        template = importlib.import_module(f"{typed.template}.train")
+        _leave_if_terminated()
+        metrics: dict[str, float] = template.train(typed)
         reason = "completed"
         return metrics
     except preempt.Preempted as stop:
-        reason, facts = stop.signal.name, {"step": stop.step}
+        reason, facts = stop.signal.name, {} if stop.step is None else {"step": stop.step}
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -131,6 +134,12 @@ def run_task(cfg: DictConfig) -> dict[str, float]:
         if first:
             attempts.end(out_dir, reason, **facts)
             ownership.release(out_dir)
+
+
+def _leave_if_terminated() -> None:
+    """After TERM there is no time to import or build anything, and nothing to save yet."""
+    if preempt.requested() == preempt.TERM:
+        raise preempt.Preempted(preempt.TERM, None)
 
 
 def _silent_ranks(error: Exception) -> list[int]:

@@ -3,14 +3,13 @@
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 
 from common import attempts, distributed
 from common.config import Config
 from common.errors import NonFiniteError
-from common.paths import read_lines, write_atomic
+from common.paths import LineFile, read_lines, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class MetricsLog:
             if path.exists():
                 kept = [json.dumps(record) + "\n" for record in read_lines(path) if record["step"] <= step]
                 write_atomic(path, "".join(kept))
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = LineFile(path)
 
     def write(self, step: int, **values: float) -> None:
         """Log the metrics of one step under the names that the field's libraries use (`loss`, `eval_loss`, ...).
@@ -53,7 +52,7 @@ class MetricsLog:
         if self._file is None:
             return
         time_s = round(time.time() - self._started, 3)
-        self._file.write(json.dumps({"step": step, "time_s": time_s, "attempt": self._attempt} | values) + "\n")
+        self._file.append({"step": step, "time_s": time_s, "attempt": self._attempt} | values)
         now = time.monotonic()
         if now - self._line_at >= _LINE_EVERY_S:
             self._line_at = now
@@ -68,10 +67,10 @@ class MetricsLog:
 
         Raises:
             NonFiniteError: a value is nan or infinite.
+            OSError: the disk is full.
         """
         self._check_finite(step, metrics)
         if self._file is not None:
-            os.fsync(self._file.fileno())
             self._file.close()
             seconds = round(time.time() - self._started, 3)
             result = {"status": "COMPLETED", "step": step, "metrics": metrics}

@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ def release(out_dir: Path) -> None:
     """Give the directory back, if it is still ours."""
     token = _held.pop(out_dir, None)
     if token is not None and _read(out_dir).get("token") == token:
-        (out_dir / _FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk it stays: a holder that has ended is taken over
+            (out_dir / _FILE).unlink(missing_ok=True)
 
 
 def _job_id() -> str:

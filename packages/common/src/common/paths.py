@@ -1,12 +1,17 @@
 """Where things are on disk, and how files get there whole."""
 
+import errno
 import json
+import logging
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def check_work_dir(work_dir: Path, work_root: Path) -> None:
@@ -58,14 +63,68 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def fsync_file(path: Path) -> None:
-    """Make what was written to a file durable, whoever wrote it; nothing to do where there is none."""
-    if path.exists():
-        handle = os.open(path, os.O_RDONLY)
+class LineFile:
+    """Appends JSON objects to a file, one a line. Those for which the disk has no room wait in memory: a full disk is
+    no reason to stop a training that may find room later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._waiting = b""
+        self._lock = threading.Lock()  # a background save syncs while the training writes
+        _line_files[path] = self
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write a line, after those that wait."""
+        with self._lock:
+            first = not self._waiting
+            self._waiting += json.dumps(record).encode() + b"\n"
+            try:
+                self._flush()
+            except OSError as error:
+                if first:
+                    log.warning("could not write to %s (%s): its lines wait in memory", self._path, error)
+
+    def sync(self) -> None:
+        """Make all lines durable.
+
+        Raises:
+            OSError: there is no room for them yet.
+        """
+        with self._lock:
+            self._flush()
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """sync(), and no more.
+
+        Raises:
+            OSError: as sync().
+        """
+        self.sync()
+        os.close(self._handle)
+        del _line_files[self._path]
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        size = os.fstat(self._handle).st_size
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            if os.write(self._handle, self._waiting) < len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._handle, size)  # all of them or none
+            raise
+        self._waiting = b""
+
+
+_line_files: dict[Path, LineFile] = {}  # that this process writes
+
+
+def sync_lines(path: Path) -> None:
+    """LineFile.sync, where this process writes the file."""
+    if path in _line_files:
+        _line_files[path].sync()
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

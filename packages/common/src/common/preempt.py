@@ -25,12 +25,13 @@ class Preempted(BaseException):
     """The run was told to stop and has saved. Not an Exception: nothing on the way may swallow it.
 
     Args:
-        step: the last one that is done, and saved.
+        step: the last one that is done, and saved; None where this process had not begun to train.
         why: where no signal was the reason.
     """
 
-    def __init__(self, sig: signal.Signals, step: int, why: str = "") -> None:
-        super().__init__(f"stopped at step {step}: {why}" if why else f"stopped by {sig.name} at step {step}")
+    def __init__(self, sig: signal.Signals, step: int | None, why: str = "") -> None:
+        where = "before the training began" if step is None else f"at step {step}"
+        super().__init__(f"stopped {where}: {why}" if why else f"stopped by {sig.name} {where}")
         self.signal = sig
         self.step = step
 

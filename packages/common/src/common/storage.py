@@ -11,22 +11,26 @@ times.
 
 import json
 import logging
+import os
 import re
 import shutil
+import threading
 import uuid
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from common.paths import fsync_file, fsync_folder, write_atomic
+from common.paths import fsync_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
+DELETING = "delete checkpoints"  # name of the thread
 FileFacts = dict[str, int]  # {"size": bytes, "crc32": checksum}
 
 
@@ -71,20 +75,49 @@ def write_file(path: Path, content: Any) -> FileFacts:
         OSError: it could not be written.
     """
     checksums = get_crc32_options()
-    set_crc32_options(False)  # the manifest has one of the whole file, computed while the disk works
-    try:
-        with path.open("wb") as file:
+    set_crc32_options(False)  # the manifest has one of the whole file
+    with _Growing(path, "wb") as file, ThreadPoolExecutor(1) as beside:
+        checksum = beside.submit(file.checksum, path)
+        try:
             torch.save(content, file)
-    except RuntimeError as error:  # torch hides the system's reason when it closes its half of the file
-        raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
-    finally:
-        set_crc32_options(checksums)
-    # The sum is taken from the file, so that it holds for what was written, while the disk works.
-    with ThreadPoolExecutor(1) as disk:
-        synced = disk.submit(fsync_file, path)
-        found = file_facts(path)
-        synced.result()
-    return found
+        except RuntimeError as error:  # torch hides the system's reason when it closes its half of the file
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+        finally:
+            set_crc32_options(checksums)
+            file.complete.set()
+        os.fsync(file.fileno())
+        return checksum.result()
+
+
+class _Growing(FileIO):
+    """A file of which another thread takes the checksum while it is written: from the file, so that it holds for what
+    was written, and only up to where a write has returned."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self._size = 0
+        self.complete = threading.Event()
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        while rest:  # the system may take a part
+            written = super().write(rest)
+            self._size += written
+            rest = rest[written:]
+        return memoryview(data).nbytes
+
+    def checksum(self, path: Path) -> FileFacts:
+        """Returns when the file is complete; called in the other thread."""
+        crc = read = 0
+        with path.open("rb", buffering=0) as file:
+            while True:
+                complete, size = self.complete.is_set(), self._size
+                while read < size and (chunk := file.read(min(1 << 20, size - read))):
+                    crc = zlib.crc32(chunk, crc)
+                    read += len(chunk)
+                if complete:
+                    return {"size": read, "crc32": crc}
+                self.complete.wait(0.002)
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -145,6 +178,14 @@ def _committed(out_dir: Path) -> list[Path]:
 
 
 def _drop_old(out_dir: Path, keep: int) -> None:
-    """Keep the newest; remove what killed writers left behind."""
-    for folder in [*_committed(out_dir)[keep:], *out_dir.glob(".checkpoint-*.tmp")]:
+    """Keep the newest; remove the others, and what killed writers left behind. They are renamed at once, so that none
+    is ever seen in part, and deleted while the training goes on."""
+    for folder in _committed(out_dir)[keep:]:
+        folder.rename(out_dir / f".removed-{folder.name}.{uuid.uuid4().hex[:8]}")
+    rubbish = [*out_dir.glob(".removed-*"), *out_dir.glob(".checkpoint-*.tmp")]
+    threading.Thread(target=_delete, args=(rubbish,), name=DELETING).start()
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -117,6 +117,22 @@ def provenance() -> tuple[dict[str, str], dict[str, str]]:
     return git, dict(sorted(versions.items()))
 
 
+def code_changes(old: Submission, new: Submission) -> list[str]:
+    """What differs in the code of two submissions: commit, uncommitted changes by file, versions of packages."""
+    changes: list[str] = []
+    if (old.git.get("commit"), new.git.get("commit")) != (None, None):
+        changes += differences({"commit": old.git.get("commit")}, {"commit": new.git.get("commit")}).values()
+    before, after = _by_file(old.git.get("diff", "")), _by_file(new.git.get("diff", ""))
+    changes += [f"uncommitted changes in {name}" for name in differences(before, after)]
+    return changes + list(differences(old.versions, new.versions).values())
+
+
+def _by_file(diff: str) -> dict[str, str]:
+    """git's diff, file by file."""
+    parts = re.split(r"^diff --git a/(\S+) .*$", diff, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def redact(text: str) -> str:
     """Blank the value in every `name=value` or `name: value` whose name looks like a secret's."""
     return _ASSIGNED.sub(r"\1***", text)

@@ -50,7 +50,9 @@ def run_on_node(task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
     except preempt.Preempted as stop:
         if in_process:
             raise
-        saved = f"{stop}; the checkpoint is in {cfg.paths.out_dir}"
+        if stop.step is None and rank > 0:  # not agreed with the others: they must not wait for this rank
+            sys.exit(128 + stop.signal)
+        saved = f"{stop}; the last checkpoint is in {cfg.paths.out_dir}"
         sys.exit(_way_out(saved, stop.signal, cfg, params, rank))
     _ = result.return_value  # raises what the training raised
     return result
@@ -84,8 +86,10 @@ def _export_ranks(cfg: DictConfig, params: dict[str, Any]) -> int:
     cores = min(params["cpus_per_task"] or 1, local.cores())
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if env.num_tasks > 1:
-        # from the job's id, below the ephemeral ports; the folder tells jobs of two clusters on one host apart
-        port = 20000 + zlib.crc32(f"{env.job_id} {cfg.hydra.sweep.dir}".encode()) % 10000
+        # from the job's id, below the ephemeral ports; the folder tells jobs of two clusters on one host apart, the
+        # count of restarts an attempt whose predecessor lives on
+        unique = f"{env.job_id} {cfg.hydra.sweep.dir} {os.environ.get('SLURM_RESTART_COUNT', 0)}"
+        port = 20000 + zlib.crc32(unique.encode()) % 10000
         first_node = slurm.node_address(env.hostnames[0]) if params["executor"] == "slurm" else "localhost"
         os.environ |= {
             "RANK": str(env.global_rank),

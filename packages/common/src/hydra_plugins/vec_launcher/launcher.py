@@ -56,6 +56,7 @@ class VecLauncher(BaseSubmititLauncher):
             _check_request(array)
 
         submissions = [*earlier, _record(runs)]
+        _warn_of_other_code(submissions)
         sweep_dir.mkdir(parents=True, exist_ok=True)
         paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
         sweep.write(sweep_dir, submissions)
@@ -162,6 +163,13 @@ def _check_folder(runs: list[Run], sweep_dir: Path) -> list[sweep.Submission]:
                     f"{sweep_dir} is in use: job {job_id} is {state.state}. Cancel it, or wait for its end."
                 )
     return earlier
+
+
+def _warn_of_other_code(submissions: list[sweep.Submission]) -> None:
+    changes = sweep.code_changes(*submissions[-2:]) if len(submissions) > 1 else []
+    if changes:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        log.warning(f"the code has changed since the last submission: {'; '.join(changes[:5])}{more}")
 
 
 def _warn_of_slow_saves(runs: list[Run]) -> None:
