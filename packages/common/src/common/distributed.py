@@ -14,9 +14,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from common import preempt
+from common.errors import SilentRankError
+
 T = TypeVar("T")
 
 _START_TIMEOUT = timedelta(minutes=10)  # until the last process has started and imported torch
+_CONNECT_TIMEOUT = timedelta(seconds=5)  # how often a rank that waits for rank 0 looks at the signals
 _ROLL_CALL_S = 10.0  # ranks that wait in the same operation give up at about the same moment
 _store: dist.TCPStore | None = None  # in the process of rank 0; outlives a process group that hangs
 
@@ -47,7 +51,12 @@ def device() -> torch.device:
 
 
 def start() -> None:
-    """Join the process group: gloo for CPU tensors, nccl for those on GPUs. Does nothing for a single process."""
+    """Join the process group: gloo for CPU tensors, nccl for those on GPUs. Does nothing for a single process.
+
+    Raises:
+        SilentRankError: a process has not come.
+        Preempted: TERM came while this one waited for the others.
+    """
     global _store
     if world_size() == 1 or dist.is_initialized():
         return
@@ -55,11 +64,35 @@ def start() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
         backend = "cpu:gloo,cuda:nccl"
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    _store = dist.TCPStore(address, port, world_size(), is_master=rank() == 0, timeout=_START_TIMEOUT)
+    _store = _rendezvous()
     limit_s = os.environ.get("VEC_RANK_TIMEOUT_S")  # compute.rank_timeout_min; without our launcher torch's default
     timeout = timedelta(seconds=float(limit_s)) if limit_s else None
     dist.init_process_group(backend, store=_store, rank=rank(), world_size=world_size(), timeout=timeout)
+
+
+def _rendezvous() -> dist.TCPStore:
+    """A store to which all ranks have come. They do not come at the same moment, and TERM may come in between."""
+    give_up = time.monotonic() + _START_TIMEOUT.total_seconds()
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store, missing = None, set(range(world_size()))
+    while missing:
+        if preempt.requested() == preempt.TERM:  # rank 0 may have left already
+            raise preempt.Preempted(preempt.TERM, None)
+        if time.monotonic() > give_up:
+            raise SilentRankError(
+                f"rank {', '.join(map(str, sorted(missing)))} has not started within {_START_TIMEOUT}"
+            )
+        try:
+            store = store or dist.TCPStore(address, port, is_master=rank() == 0, timeout=_CONNECT_TIMEOUT)
+            store.set(f"started/{rank()}", "")
+            missing = {other for other in missing if not store.check([f"started/{other}"])}
+        except dist.DistError:
+            if rank() == 0:  # the port is in use
+                raise
+        time.sleep(0.05)
+    assert store is not None
+    store.set_timeout(_START_TIMEOUT)
+    return store
 
 
 def silent_ranks(error: Exception) -> list[int]:
