@@ -156,7 +156,9 @@ def children() -> ForkContext:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: several workers then end at about the same time."""
-    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+    marked = [item.get_closest_marker("minutes") for item in items]
+    order = {item: -(mark.args[0] if mark else 0) for item, mark in zip(items, marked, strict=True)}
+    items.sort(key=lambda item: order[item])
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

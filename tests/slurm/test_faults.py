@@ -85,7 +85,7 @@ def test_row_02_preempted_with_grace_makes_one_save_and_one_requeue(
     assert steps_lost(runs) == [0]
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(3)
 @TEMPLATES
 def test_row_03_stopped_by_its_time_limit_loses_no_step(
     template: str, submit: Submit, uninterrupted: Uninterrupted
@@ -125,7 +125,7 @@ def test_row_03_a_limit_shorter_than_the_lead_is_refused(template: str, slurm: S
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(2)
 def test_row_03_a_step_that_does_not_end_goes_back_into_the_queue_before_the_limit(submit: Submit) -> None:
     runs = submit(
         "mlp.single", "compute=killarney/l40s_1x", "compute.mem_gb=16", "compute.cpus_per_task=1",
@@ -234,7 +234,7 @@ def test_row_07_scancel_of_one_task_saves_it_and_leaves_the_others(template: str
     assert len(runs.attempts("start", 0)) == len(runs.attempts("start", 1)) == 1  # not resurrected
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(2)
 @TEMPLATES
 def test_row_08_killed_and_submitted_again_loses_at_most_one_save_interval(
     template: str, submit: Submit, uninterrupted: Uninterrupted
@@ -290,7 +290,7 @@ def test_row_09_an_attempt_that_outlives_its_node_is_fenced_and_the_new_one_is_r
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(3)
 def test_row_10_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(
     tmp_path: Path, children: ForkContext, record_property: Callable[[str, object], None]
 ) -> None:
@@ -412,7 +412,7 @@ def test_row_13_of_two_jobs_in_one_directory_the_second_refuses_and_a_dead_holde
     assert_same_end(runs, uninterrupted(template))
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(2)
 def test_row_14_resumes_on_another_number_of_ranks_with_the_same_global_batch(submit: Submit) -> None:
     short = ["trainer.num_epochs=150", "requeue=off", "trainer.log_every=1"]
     runs = submit("mlp.ddp", *settings("mlp.ddp"), *short)
@@ -544,7 +544,7 @@ def test_row_19_a_change_before_the_resume_is_shown_and_another_shape_is_refused
     assert "does not fit this code: " in runs.logs()
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(7)
 @TEMPLATES
 def test_row_20_fifty_preemptions_in_a_row_lose_no_step(
     template: str, submit: Submit, record_property: Callable[[str, object], None]

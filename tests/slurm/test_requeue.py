@@ -28,7 +28,7 @@ from .training import (
 pytestmark = pytest.mark.slurm
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(2)
 @TEMPLATES
 def test_stopped_by_usr2_loses_no_step(template: str, submit: Submit, uninterrupted: Uninterrupted) -> None:
     runs = submit(template, *settings(template))
@@ -44,7 +44,7 @@ def test_stopped_by_usr2_loses_no_step(template: str, submit: Submit, uninterrup
     assert [event["timed_out"] for event in runs.attempts("requeue")] == [False] * STOPS
 
 
-@pytest.mark.longest
+@pytest.mark.minutes(2)
 @TEMPLATES
 def test_requeued_by_hand_loses_no_step(template: str, submit: Submit, uninterrupted: Uninterrupted) -> None:
     runs = submit(template, *settings(template))
