@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.attempts import count, read, start
-from common.paths import LineFile, append_line, read_lines, sync_lines, write_atomic
+from common.paths import LineFile, append_line, last_line, read_lines, sync_lines, write_atomic
 
 
 def test_write_atomic_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -66,6 +66,7 @@ def test_lines_come_back_and_a_torn_last_one_is_left_out(tmp_path: Path) -> None
     with path.open("a") as file:
         file.write('{"a": ')
     assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    assert last_line(path) == {"a": 2}
 
 
 def test_an_attempt_after_a_torn_line_is_not_lost(tmp_path: Path) -> None:

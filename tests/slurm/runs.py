@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.paths import last_line
+
 from .cluster import SlurmCluster, wait_until
 
 ASK_SLURM_EVERY_S = 0.5  # its commands take CPU time from the runs
@@ -65,14 +67,8 @@ class Runs:
         return [(line["step"], line["loss"], line["accuracy"]) for line in self.metrics(index)]
 
     def step(self, index: int = 0) -> int:
-        """The last logged step; 0 before the first. Reads no more than the end of the file: it is asked often."""
-        path = self.out_dir(index) / "metrics.jsonl"
-        if not path.exists():
-            return 0
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2000))
-            whole = [line for line in file.read().splitlines(keepends=True)[-3:] if line.endswith(b"\n")]
-        return json.loads(whole[-1])["step"] if whole else 0
+        """The last logged step; 0 before the first."""
+        return int(last_line(self.out_dir(index) / "metrics.jsonl").get("step", 0))
 
     def result(self, index: int = 0) -> dict[str, Any]:
         return json.loads((self.out_dir(index) / "result.json").read_text())

@@ -149,3 +149,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole JSON object of a .jsonl file, read from its end; {} where there is none."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 100_000))
+        for line in reversed(file.read().splitlines()):
+            try:
+                return json.loads(line)
+            except ValueError:
+                continue
+    return {}

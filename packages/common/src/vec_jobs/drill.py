@@ -20,7 +20,7 @@ from typing import Any
 from common import attempts, jobs, slurm, sweep
 from common.config import require
 from common.errors import UserError
-from common.paths import read_lines
+from common.paths import last_line, read_lines
 
 SIGNALS = ("USR1", "USR2", "TERM", "KILL")  # the run requeues itself after the first two; else it is submitted again
 _POLL_S = 0.2
@@ -85,8 +85,7 @@ class Run:
         return [{key: value for key, value in line.items() if key not in _NOT_COMPARED} for line in lines]
 
     def step(self) -> int:
-        lines = self.series()
-        return int(lines[-1]["step"]) if lines else 0
+        return int(last_line(self.out_dir / "metrics.jsonl").get("step", 0))
 
     def result(self) -> dict[str, Any]:
         return json.loads((self.out_dir / "result.json").read_text())
