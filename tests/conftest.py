@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from multiprocessing.context import ForkContext
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,12 @@ def children() -> ForkContext:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: several workers then end at about the same time."""
-    marked = [item.get_closest_marker("minutes") for item in items]
-    order = {item: -(mark.args[0] if mark else 0) for item, mark in zip(items, marked, strict=True)}
-    items.sort(key=lambda item: order[item])
+    """The longest first, with a short one between any two, for pytest-xdist hands out two at a time: several workers
+    then end at about the same time."""
+    minutes = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("minutes"))}
+    longest = sorted(minutes, key=lambda item: -minutes[item])
+    others = [item for item in items if item not in minutes]
+    items[:] = [item for pair in zip_longest(longest, others) for item in pair if item is not None]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
