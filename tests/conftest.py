@@ -155,6 +155,7 @@ def children() -> ForkContext:
     return multiprocessing.get_context("fork")
 
 
+@pytest.hookimpl(trylast=True)  # after tests were deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, with a short one between any two, for pytest-xdist hands out two at a time: several workers
     then end at about the same time."""
