@@ -551,6 +551,8 @@ def test_row_20_fifty_preemptions_in_a_row_lose_no_step(
 ) -> None:
     longer = [*settings(template), f"trainer.num_epochs={STEPS[template]}"]
     straight = submit(template, *longer, name="straight")
+    straight.wait_state("COMPLETED", "FAILED")
+    assert straight.result()["attempts"] == 1
     runs = submit(template, *longer)
     draw = random.Random(f"{SEED} {template}")
     for stop in range(1, PREEMPTIONS + 1):
