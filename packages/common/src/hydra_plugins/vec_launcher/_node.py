@@ -17,7 +17,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobRuntime, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -26,6 +26,8 @@ from common import attempts, local, preempt, slurm
 from . import _deadline
 
 log = logging.getLogger(__name__)
+
+_RANK_0_FIRST_S = 3.0
 
 
 def run_on_node(task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
@@ -54,6 +56,8 @@ def run_on_node(task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
             sys.exit(128 + stop.signal)
         saved = f"{stop}; the last checkpoint is in {cfg.paths.out_dir}"
         sys.exit(_way_out(saved, stop.signal, cfg, params, rank))
+    if rank > 0 and result.status == JobStatus.FAILED:
+        time.sleep(_RANK_0_FIRST_S)  # srun kills all ranks as soon as one has failed; rank 0 has the end to write down
     _ = result.return_value  # raises what the training raised
     return result
 
