@@ -126,12 +126,6 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def agree(values: list[float]) -> list[float]:
     """The maximum over all ranks of each value: what one rank knows, all act on."""
     if not dist.is_initialized():
