@@ -12,8 +12,8 @@ test: $(UV) slurm-installed  ## every test, the real Slurm's too
 	$(RUN) pytest -m "not bench and not gpu" -n 3 --maxschedchunk=1
 test-unit: $(UV)  ## the tests that need no Slurm (under a minute)
 	$(RUN) pytest -n 2
-test-slurm: $(UV) slurm-installed  ## the tests on a real Slurm
-	$(RUN) pytest -m slurm -n 3 --maxschedchunk=1
+test-slurm: $(UV) slurm-installed  ## the fault matrix and the drills on a real Slurm
+	$(RUN) pytest -m slurm -n 3 --maxschedchunk=1 tests/slurm/test_faults.py tests/slurm/test_drill.py
 check: $(UV)  ## format, lint, types, import directions
 	$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) basedpyright && $(RUN) lint-imports
 fmt: $(UV)  ## format and mend what can be mended

@@ -128,7 +128,7 @@ def test_two_checkpoints_are_kept_and_no_leftovers(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-9.dead.tmp").mkdir()  # of a writer that was killed
     saved(tmp_path, 1, 2, 10, 9)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-9"]  # by number, not by name
-    assert latest(tmp_path) == tmp_path / "checkpoint-10"
+    assert latest(tmp_path, lambda folder: folder.name) == (tmp_path / "checkpoint-10", "checkpoint-10")
 
 
 def test_a_run_saves_when_it_is_time(tmp_path: Path) -> None:

@@ -98,8 +98,15 @@ class Checkpointer:
             Preempted: TERM came before the first step.
         """
         begun = time.monotonic()
-        folder = self._on_rank_0(lambda: storage.latest(self._out_dir))
-        step = 0 if folder is None else self._restore(folder)
+        newest: tuple[Path, _Content] | None = None  # on rank 0, which has read it while it verified it
+
+        def find() -> Path | None:
+            nonlocal newest
+            newest = storage.latest(self._out_dir, _read)
+            return newest[0] if newest else None
+
+        folder = self._on_rank_0(find)
+        step = 0 if folder is None else self._restore(folder, newest[1] if newest else _read(folder))
         if self._first:
             attempts.resume(self._out_dir, step, restore_s=time.monotonic() - begun)
         self._next_look = step
@@ -112,7 +119,8 @@ class Checkpointer:
         self._stepped_at = time.monotonic()
         return step
 
-    def _restore(self, folder: Path) -> int:
+    def _restore(self, folder: Path, content: "_Content") -> int:
+        state, ranks = content
         manifest = storage.read_manifest(folder)
         changed = differences(manifest["config"], self._config)
         refused = [text for key, text in changed.items() if key not in self._requeue.allow_changes]
@@ -121,7 +129,6 @@ class Checkpointer:
                 f"{folder} belongs to another configuration: {'; '.join(refused)}. If that is meant, name the key in "
                 "requeue.allow_changes=[...]."
             )
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         if state.keys() != self._parts.keys():
             raise CheckpointError(f"{folder} holds {sorted(state)}, but this code saves {sorted(self._parts)}.")
         if sharded.has_shards(folder):
@@ -132,7 +139,6 @@ class Checkpointer:
             )
         else:
             self._load(state, folder)
-        ranks = torch.load(folder / "rng.pt", weights_only=True)
         # a rank that did not exist at the save takes over the generators of rank 0
         rng.set_state(ranks[distributed.rank() if distributed.rank() < len(ranks) else 0])
         self._saved_step = int(manifest["step"])
@@ -318,6 +324,15 @@ class Checkpointer:
             if distributed.agree([float(broken)]) != [0.0]:  # each rank knows its own shards only
                 kept = f"The last good checkpoint is of step {self._saved_step}." if self._saved_step >= 0 else ""
                 raise NonFiniteError(f"{name} has nan or infinite values at step {step}. {kept}".rstrip())
+
+
+_Content = tuple[dict[str, Any], list[Any]]  # ({part: state_dict}, [random number generators of each rank])
+
+
+def _read(folder: Path) -> _Content:
+    """What a checkpoint holds but for shards, on the CPU."""
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    return state, torch.load(folder / "rng.pt", weights_only=True)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
@@ -31,6 +31,7 @@ from common.paths import fsync_folder, write_atomic
 log = logging.getLogger(__name__)
 
 DELETING = "delete checkpoints"  # name of the thread
+T = TypeVar("T")
 FileFacts = dict[str, int]  # {"size": bytes, "crc32": checksum}
 
 
@@ -129,22 +130,29 @@ def file_facts(path: Path) -> FileFacts:
     return {"size": path.stat().st_size, "crc32": crc}
 
 
-def latest(out_dir: Path) -> Path | None:
-    """The newest whole checkpoint, by step; damaged ones that are newer are set aside with a warning.
+def latest(out_dir: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """The newest whole checkpoint, by step, and what `read` makes of it; damaged ones that are newer are set aside with
+    a warning.
 
     Set aside (checkpoint-7 -> checkpoint-7.damaged) they are never counted among those that are kept.
 
+    Args:
+        read: runs beside the verification, so that every byte comes from the disk once.
+
     Raises:
         CheckpointError: there are checkpoints, but none is whole: starting again at step 0 would hide a loss.
+        Exception: what `read` raises for a checkpoint that is whole.
     """
     damaged: list[Path] = []
     for folder in _committed(out_dir):
-        fault = verify(folder)
+        with ThreadPoolExecutor(1) as beside:
+            reading = beside.submit(read, folder)
+            fault = verify(folder)
         if fault is None:
             for bad in damaged:
                 shutil.rmtree(bad.with_name(f"{bad.name}.damaged"), ignore_errors=True)
                 bad.rename(bad.with_name(f"{bad.name}.damaged"))
-            return folder
+            return folder, reading.result()
         log.warning("skipping damaged checkpoint %s: %s", folder, fault)
         damaged.append(folder)
     if damaged:
