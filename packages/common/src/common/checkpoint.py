@@ -15,11 +15,8 @@ plain data only (`weights_only=True`): scratch is shared with others.
 import copy
 import hashlib
 import logging
-import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,15 +25,14 @@ import torch
 from omegaconf import OmegaConf
 from torch.distributed.tensor import DTensor
 
-from common import attempts, distributed, ownership, preempt, rng, sharded, storage
-from common.config import Config, differences, identity
+from common import attempts, distributed, ownership, rng, sharded, storage
+from common.boundary import StepBoundary
+from common.config import Config, Requeue, differences, identity
 from common.errors import NonFiniteError, UserError
 from common.paths import sync_lines
 from common.storage import CheckpointError
 
 log = logging.getLogger(__name__)
-
-_AGREE_EVERY_S = 0.5  # how often several ranks ask each other whether to stop
 
 
 class Stateful(Protocol):
@@ -65,18 +61,10 @@ class Checkpointer:
         self._requeue = cfg.requeue
         self._parts = parts
         self._first = distributed.rank() == 0
-        self._several = distributed.world_size() > 1
         if self._first:
             ownership.hold(self._out_dir)
-        ends_at = float(os.environ.get("VEC_ENDS_AT", "inf"))
-        self._ends_at = time.monotonic() + ends_at - time.time()  # a clock that jumps changes nothing from here on
-        self._step_s = 0.0  # the slowest of the last steps
-        self._stepped_at = time.monotonic()
-        self._save_s = 0.0  # the slowest save
-        self._saved_at = time.monotonic()
+        self._boundary = StepBoundary(cfg.requeue)
         self._saved_step = -1
-        self._next_look = 0  # step at which several ranks look at the flag together
-        self._looked = (0, time.monotonic())  # (step, time) of the last look
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None  # the save in the background, on every rank that takes part in it
         self._writing_step = -1
@@ -105,30 +93,17 @@ class Checkpointer:
             newest = storage.latest(self._out_dir, _read)
             return newest[0] if newest else None
 
-        folder = self._on_rank_0(find)
+        folder = distributed.on_rank_0(find)
         step = 0 if folder is None else self._restore(folder, newest[1] if newest else _read(folder))
         if self._first:
             attempts.resume(self._out_dir, step, restore_s=time.monotonic() - begun)
-        self._next_look = step
-        self._looked = (step, time.monotonic())
-        sig = self._agree(step, time.monotonic(), False, preempt.requested())[1]
-        self._next_look = step
-        if sig == preempt.TERM:  # there is no time, and nothing is done yet that a save would keep
-            raise preempt.Preempted(sig, step)
-        # after a notice there is time for one step: a run that left here each time would never get further
-        self._stepped_at = time.monotonic()
+        self._boundary.begin(step)
         return step
 
     def _restore(self, folder: Path, content: "_Content") -> int:
         state, ranks = content
         manifest = storage.read_manifest(folder)
-        changed = differences(manifest["config"], self._config)
-        refused = [text for key, text in changed.items() if key not in self._requeue.allow_changes]
-        if refused:
-            raise UserError(
-                f"{folder} belongs to another configuration: {'; '.join(refused)}. If that is meant, name the key in "
-                "requeue.allow_changes=[...]."
-            )
+        changed = allowed_changes(folder, manifest, self._config, self._requeue)
         if state.keys() != self._parts.keys():
             raise CheckpointError(f"{folder} holds {sorted(state)}, but this code saves {sorted(self._parts)}.")
         if sharded.has_shards(folder):
@@ -142,7 +117,7 @@ class Checkpointer:
         # a rank that did not exist at the save takes over the generators of rank 0
         rng.set_state(ranks[distributed.rank() if distributed.rank() < len(ranks) else 0])
         self._saved_step = int(manifest["step"])
-        log.info("resumed from %s%s", folder.name, "".join(f"; changed: {text}" for text in changed.values()))
+        log.info("resumed from %s%s", folder.name, "".join(f"; changed: {text}" for text in changed))
         if manifest["world_size"] != distributed.world_size():
             log.info("saved by %d rank(s), now %d", manifest["world_size"], distributed.world_size())
         return self._saved_step
@@ -167,23 +142,13 @@ class Checkpointer:
         Raises:
             Preempted: after the save.
         """
-        now = time.monotonic()
-        self._step_s = max(now - self._stepped_at, 0.9 * self._step_s)
-        due = now - self._saved_at >= self._requeue.save_every_min * 60
-        late = now + self._step_s + 2 * self._save_s > self._ends_at
-        sig = preempt.requested() or (preempt.NOTICE if late else None)
-        if self._several and step < self._next_look:
-            self._stepped_at = now
-            return
-        if self._several:
-            due, sig = self._agree(step, now, due, sig)
-        if sig:
+        due, stop = self._boundary.reached(step)
+        if stop:
             self.save(step)
-            told = preempt.requested() is not None or not late
-            raise preempt.Preempted(sig, step, "" if told else "the next step would not end before the time limit")
+            raise stop
         if due:
             self._save_periodically(step)
-        self._stepped_at = time.monotonic()
+        self._boundary.go_on()
 
     def save(self, step: int) -> None:
         """Write and commit a checkpoint now; all ranks together. Does nothing if this step is saved already.
@@ -199,10 +164,9 @@ class Checkpointer:
         begun = time.monotonic()
         files, tensors = self._state(step)
         shards = sharded.write(self._out_dir, tensors) if self._sharded else None
-        self._on_rank_0(lambda: self._commit(step, files, shards, begun))
+        distributed.on_rank_0(lambda: self._commit(step, files, shards, begun))
         self._saved_step = step
-        self._saved_at = time.monotonic()
-        self._save_s = max(self._save_s, self._saved_at - begun)
+        self._boundary.saved(time.monotonic() - begun)
 
     def _save_periodically(self, step: int) -> None:
         try:
@@ -212,7 +176,7 @@ class Checkpointer:
                 self.save(step)
         except OSError as error:
             self._warn_unsaved(step, error)
-            self._saved_at = time.monotonic()
+            self._boundary.saved()
 
     def _save_in_background(self, step: int) -> None:
         self._finish_writing()
@@ -226,7 +190,7 @@ class Checkpointer:
             stall_s = time.monotonic() - begun
             self._writing = self._writer.submit(self._write_in_background, step, tensors, begun, stall_s)
         self._writing_step = step
-        self._saved_at = time.monotonic()
+        self._boundary.saved()
 
     def _write_in_background(self, step: int, tensors: dict[str, torch.Tensor], begun: float, stall_s: float) -> None:
         shards = sharded.write(self._out_dir, tensors, self._shards.group) if self._shards else None
@@ -242,7 +206,7 @@ class Checkpointer:
         if self._writing:
             wait([self._writing])
         try:
-            self._on_rank_0(lambda: self._writing.result() if self._writing else None)
+            distributed.on_rank_0(lambda: self._writing.result() if self._writing else None)
             self._saved_step = step
         except OSError as error:
             self._warn_unsaved(step, error)
@@ -250,7 +214,9 @@ class Checkpointer:
     def _state(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """What a checkpoint holds: ({"state": {part: state_dict}, "rng": [one per rank]}, what is spread over the
         ranks)."""
-        self._check_finite(step)
+        for name, part in self._parts.items():
+            if isinstance(part, torch.nn.Module):
+                check_finite(name, part, step, self._saved_step)
         generators = distributed.gather(rng.get_state())
         if self._sharded:
             alike, tensors = sharded.split(sharded.state_of(self._parts))
@@ -283,19 +249,6 @@ class Checkpointer:
         write_s = time.monotonic() - begun
         attempts.save(self._out_dir, step, stall_s=write_s if stall_s is None else stall_s, write_s=write_s)
 
-    def _on_rank_0(self, work: Callable[[], Any]) -> Any:
-        """Do it on rank 0; all ranks get what it returns, or raise what it raises."""
-        outcome, error = None, None
-        if self._first:
-            try:
-                outcome = work()
-            except Exception as raised:
-                error = raised
-        outcome, error = distributed.from_rank_0((outcome, error))
-        if error is not None:
-            raise error
-        return outcome
-
     def _warn_unsaved(self, step: int, error: OSError) -> None:
         if self._first:
             kept = (
@@ -303,27 +256,38 @@ class Checkpointer:
             )
             log.warning("could not save step %d (%s): going on; %s", step, error, kept)
 
-    def _agree(
-        self, step: int, now: float, due: bool, sig: signal.Signals | None
-    ) -> tuple[bool, signal.Signals | None]:
-        """Several ranks: whether any of them wants to save or stop; and at which step to ask again."""
-        last_step, last_time = self._looked
-        step_s = (now - last_time) / max(1, step - last_step)
-        # the largest signal number wins: USR1 10, USR2 12, TERM 15
-        save, number, slowest_s = distributed.agree([float(due), float(sig or 0), step_s])
-        self._next_look = step + max(1, math.floor(_AGREE_EVERY_S / max(slowest_s, 1e-6)))
-        self._looked = (step, now)
-        return bool(save), signal.Signals(int(number)) if number else None
 
-    def _check_finite(self, step: int) -> None:
-        modules = {name: part for name, part in self._parts.items() if isinstance(part, torch.nn.Module)}
-        for name, module in modules.items():
-            # a buffer may hold infinities by design (masks), a parameter may not
-            broken = any(not torch.isfinite(_local(p)).all() for p in module.parameters())
-            broken = broken or any(torch.isnan(_local(b)).any() for b in module.buffers())
-            if distributed.agree([float(broken)]) != [0.0]:  # each rank knows its own shards only
-                kept = f"The last good checkpoint is of step {self._saved_step}." if self._saved_step >= 0 else ""
-                raise NonFiniteError(f"{name} has nan or infinite values at step {step}. {kept}".rstrip())
+def allowed_changes(folder: Path, manifest: dict[str, Any], config: dict[str, Any], requeue: Requeue) -> list[str]:
+    """What has changed since a checkpoint, e.g. ["trainer.num_epochs: 10 -> 20"].
+
+    Args:
+        config: the present `identity`.
+
+    Raises:
+        UserError: a change that `requeue.allow_changes` does not name.
+    """
+    changed = differences(manifest["config"], config)
+    refused = [text for key, text in changed.items() if key not in requeue.allow_changes]
+    if refused:
+        raise UserError(
+            f"{folder} belongs to another configuration: {'; '.join(refused)}. If that is meant, name the key in "
+            "requeue.allow_changes=[...]."
+        )
+    return list(changed.values())
+
+
+def check_finite(name: str, module: torch.nn.Module, step: int, saved_step: int) -> None:
+    """All ranks together, before a save.
+
+    Raises:
+        NonFiniteError: a parameter is nan or infinite; such a state is never committed.
+    """
+    # a buffer may hold infinities by design (masks), a parameter may not
+    broken = any(not torch.isfinite(_local(p)).all() for p in module.parameters())
+    broken = broken or any(torch.isnan(_local(b)).any() for b in module.buffers())
+    if distributed.agree([float(broken)]) != [0.0]:  # each rank knows its own shards only
+        kept = f"The last good checkpoint is of step {saved_step}." if saved_step >= 0 else ""
+        raise NonFiniteError(f"{name} has nan or infinite values at step {step}. {kept}".rstrip())
 
 
 _Content = tuple[dict[str, Any], list[Any]]  # ({part: state_dict}, [random number generators of each rank])

@@ -7,9 +7,10 @@ processes (the names that torch, accelerate and others read); `start()` joins th
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -160,3 +161,17 @@ def from_rank_0(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_rank_0(work: Callable[[], T]) -> T:
+    """Do it on rank 0; all ranks get what it returns (picklable), or raise what it raises."""
+    outcome, error = None, None
+    if rank() == 0:
+        try:
+            outcome = work()
+        except Exception as raised:
+            error = raised
+    outcome, error = from_rank_0((outcome, error))
+    if error is not None:
+        raise error
+    return cast(T, outcome)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from common.paths import fsync_folder, write_atomic
+from common.paths import fsync_path, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,14 @@ class CheckpointError(Exception):
 
 def commit(
     out_dir: Path, step: int, write: Callable[[Path], dict[str, FileFacts]], facts: dict[str, Any],
-    may_commit: Callable[[], None], keep: int,
+    may_commit: Callable[[], None], keep: int, best: int | None = None,
 ) -> None:  # fmt: skip
     """Write checkpoint-<step> and make it visible as a whole; then drop all but the `keep` newest.
 
     Args:
         write: fills the temporary folder that it is given; returns the facts of every file in it.
         facts: what the manifest says besides.
+        best: a step whose checkpoint is kept besides.
         may_commit: called just before the rename; raises where another process owns the folder by now.
 
     Raises:
@@ -65,8 +66,8 @@ def commit(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    fsync_folder(out_dir)
-    _drop_old(out_dir, keep)
+    fsync_path(out_dir)
+    _drop_old(out_dir, keep, best)
 
 
 def write_file(path: Path, content: Any) -> FileFacts:
@@ -185,11 +186,12 @@ def _committed(out_dir: Path) -> list[Path]:
     return [folder for _, folder in sorted(((int(m.group(1)), f) for m, f in found if m), reverse=True)]
 
 
-def _drop_old(out_dir: Path, keep: int) -> None:
+def _drop_old(out_dir: Path, keep: int, best: int | None) -> None:
     """Keep the newest; remove the others, and what killed writers left behind. They are renamed at once, so that none
     is ever seen in part, and deleted while the training goes on."""
     for folder in _committed(out_dir)[keep:]:
-        folder.rename(out_dir / f".removed-{folder.name}.{uuid.uuid4().hex[:8]}")
+        if folder.name != f"checkpoint-{best}":
+            folder.rename(out_dir / f".removed-{folder.name}.{uuid.uuid4().hex[:8]}")
     rubbish = [*out_dir.glob(".removed-*"), *out_dir.glob(".checkpoint-*.tmp")]
     threading.Thread(target=_delete, args=(rubbish,), name=DELETING).start()
 
