@@ -15,7 +15,7 @@ from common.errors import UserError
 EXECUTORS = ("slurm", "local", "inprocess")
 
 # What may change between two submissions into one directory: where and how a run is executed, not what it computes.
-NOT_IDENTITY = ("user", "compute", "requeue", "paths", "experiment_name", "hydra")
+NOT_IDENTITY = ("user", "compute", "requeue", "paths", "experiment_name", "hydra", "assets.prefetch")
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -66,6 +66,7 @@ class Compute:
     rank_timeout_min: float = 10.0  # how long the processes of a run wait for one that hangs, minutes
     use_srun: bool = True  # false: start the (single) task without srun, for sites where srun hangs
     setup: list[str] | None = None  # shell lines before srun, e.g. module load
+    model_weights: str | None = None  # folder of models that the site shares, named by the last part of their hub id
     slurm: ComputeSlurm = field(default_factory=ComputeSlurm)
 
     def __post_init__(self) -> None:
@@ -161,6 +162,15 @@ class Config:
                 f"use {self.several_processes}, or a preset ending in _1x",
             )
 
+    def before_submission(self) -> None:
+        """What a template checks besides, for every point, before anything is queued: is there the data, does it fit?
+
+        Without importing torch: this runs on the login node.
+
+        Raises:
+            UserError: what is wrong, and what to do.
+        """
+
 
 def to_typed(cfg: DictConfig) -> Config:
     """The typed, checked object that a trainer receives.
@@ -193,7 +203,8 @@ def _check_fields(node: DictConfig, prefix: str) -> None:
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """What decides the result of a run, as flat keys: `{"trainer.seed": 42, ...}`."""
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in NOT_IDENTITY])
-    return flatten(OmegaConf.to_container(kept, resolve=True))
+    flat = flatten(OmegaConf.to_container(kept, resolve=True))
+    return {key: value for key, value in flat.items() if key not in NOT_IDENTITY}
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

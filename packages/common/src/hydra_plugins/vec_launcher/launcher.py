@@ -138,7 +138,7 @@ def _check_point(cfg: DictConfig, index: int, overrides: list[str]) -> Run:
     # lift the hydra node out instead of copying the rest: a sweep has many points
     with flag_override(cfg, ["struct", "no_deepcopy_set_nodes"], [False, True]):
         hydra = cfg.pop("hydra")
-        to_typed(cfg)
+        to_typed(cfg).before_submission()
         point = sweep.Point(index, overrides, identity(cfg))
         hydra._set_parent(None)  # OmegaConf copies what it takes for a part of the same config
         cfg.hydra = hydra

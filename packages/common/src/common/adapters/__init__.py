@@ -1,0 +1,1 @@
+"""Trainers of other libraries under our contract; each module needs its library installed."""

@@ -1,0 +1,171 @@
+"""The model and the data of a run: whether they can be had, before anything is queued, and where they are on the node.
+
+    assets=hub        ids of the Hugging Face hub: the site's shared folder (compute.model_weights) or the hub's cache;
+                      assets.prefetch=true fetches what is missing, at submission
+    assets=local      folders
+    assets=embedded   small ones, made of installed packages: no network (the template's `embedded` module makes them)
+
+`locate` gives folders in all three cases, so that the code that follows is the same. Nothing here imports torch, for it
+runs on the login node, too.
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from common.config import Config, require
+from common.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KINDS = ("hub", "local", "embedded")
+_NOT_NEEDED = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.mlmodel", "onnx/*", "original/*"]
+
+
+@dataclass
+class Assets:
+    kind: str = MISSING  # hub | local | embedded
+    model: str = MISSING  # hub id, folder, or a name in the package's embedded module; its tokenizer comes with it
+    data: str = MISSING  # hub id, folder, or a name in the package's embedded module
+    data_config: str | None = None  # the configuration ("subset") of the data set, if it has several
+    prefetch: bool = False  # hub: fetch what is not in the cache, at submission
+
+    def __post_init__(self) -> None:
+        require(self.kind in KINDS, f"assets is one of {', '.join(KINDS)}, not {self.kind}")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where model and data are on this machine."""
+
+    model: Path
+    data: Path
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What an entry of a package's `EMBEDDED` says: what it is made of, and how.
+
+    Args:
+        needs: modules that must be installed.
+        make: writes it into the folder that it is given.
+    """
+
+    needs: tuple[str, ...]
+    make: Callable[[Path], None]
+
+
+def check(config: Config, assets: Assets, embedded: str) -> None:
+    """Before submission: can model and data be had where the job runs? Fetches them if `assets.prefetch` says so.
+
+    Args:
+        embedded: the module whose `EMBEDDED` names what assets=embedded can make.
+
+    Raises:
+        UserError: what is missing, and what to do.
+    """
+    if assets.kind == "embedded":
+        for name in (assets.model, assets.data):
+            _embedded(embedded, name)
+    else:
+        _located(config, assets, fetch=assets.prefetch)
+
+
+def locate(config: Config, assets: Assets, embedded: str) -> Folders:
+    """On the node. The network is not asked from here on.
+
+    Raises:
+        UserError: what is missing, and what to do.
+    """
+    if assets.kind == "embedded":
+        cache = Path(config.paths.work_root) / ".vec_assets"
+        return Folders(_made(cache, embedded, assets.model), _made(cache, embedded, assets.data))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return _located(config, assets, fetch=False)
+
+
+def _located(config: Config, assets: Assets, fetch: bool) -> Folders:
+    if assets.kind == "local":
+        model, data = Path(assets.model).expanduser().resolve(), Path(assets.data).expanduser().resolve()
+        require(data.is_dir(), f"assets.data={assets.data}: there is no such folder")
+    else:
+        shared = Path(config.compute.model_weights or "/", Path(assets.model).name)
+        here = config.compute.model_weights is not None and shared.is_dir()
+        model = shared if here else _cached(assets.model, "model", fetch)
+        data = _cached(assets.data, "dataset", fetch)
+    _check_complete(model, assets.model)
+    return Folders(model, data)
+
+
+def _cached(repo: str, kind: str, fetch: bool) -> Path:
+    """The folder of a hub id in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        if not fetch:
+            raise UserError(
+                f"The {kind} {repo} is not in the hub's cache. Fetch it with assets.prefetch=true (where there is a "
+                "network), or take assets=local with your own folders, or assets=embedded for a first try."
+            ) from error
+    try:
+        log.info("fetching the %s %s", kind, repo)
+        return Path(snapshot_download(repo, repo_type=kind, ignore_patterns=_NOT_NEEDED))
+    except GatedRepoError as error:
+        raise UserError(f"The {kind} {repo} is gated: accept its terms on the hub, then `hf auth login`.") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"The hub has no {kind} {repo}; if it is private: `hf auth login`.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"The hub does not answer for the {kind} {repo}: {type(error).__name__}.") from error
+
+
+def _check_complete(model: Path, name: str) -> None:
+    require(model.is_dir(), f"assets.model={name}: there is no such folder")
+    require((model / "config.json").is_file(), f"assets.model={name}: {model} has no config.json")
+    index = model / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    else:
+        shards = {"model.safetensors"} if not (model / "pytorch_model.bin").is_file() else set()
+    missing = sorted(shard for shard in shards if not (model / shard).is_file())
+    require(not missing, f"assets.model={name}: {model} lacks {', '.join(missing[:3])}")
+
+
+def _embedded(module: str, name: str) -> Embedded:
+    known: dict[str, Embedded] = importlib.import_module(module).EMBEDDED
+    require(name in known, f"assets=embedded has no {name}: it has {', '.join(known)}")
+    missing = [need for need in known[name].needs if importlib.util.find_spec(need) is None]
+    package = module.partition(".")[0]
+    require(
+        not missing,
+        f"assets=embedded needs {', '.join(missing)}: `uv sync --package {package} --extra embedded` adds it",
+    )
+    return known[name]
+
+
+def _made(cache: Path, module: str, name: str) -> Path:
+    """Made once for all runs of a work root; jobs that start at the same moment each make it, and one of them wins."""
+    folder = cache / f"{module}.{name}"
+    if not folder.exists():
+        temporary = cache / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+        temporary.mkdir(parents=True)
+        try:
+            _embedded(module, name).make(temporary)
+            temporary.rename(folder)
+        except OSError:  # another job was first
+            if not folder.exists():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
