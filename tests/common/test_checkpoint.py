@@ -23,7 +23,7 @@ import torch
 from common import ownership, preempt
 from common.checkpoint import Checkpointer, _copy, parameters_sha256
 from common.errors import NonFiniteError, UserError
-from common.storage import DELETING, CheckpointError, latest, verify
+from common.storage import DELETING, CheckpointError, commit, latest, verify
 from tests.children import tell_signal, tiny
 from tests.conftest import SEED
 from tests.kills import kill_in_saves
@@ -129,6 +129,12 @@ def test_two_checkpoints_are_kept_and_no_leftovers(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 10, 9)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-9"]  # by number, not by name
     assert latest(tmp_path, lambda folder: folder.name) == (tmp_path / "checkpoint-10", "checkpoint-10")
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        commit(tmp_path, step, lambda folder: {}, {}, lambda: None, keep=2, best=2)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
 
 
 def test_a_run_saves_when_it_is_time(tmp_path: Path) -> None:
