@@ -107,7 +107,8 @@ def test_a_job_without_an_environment_can_requeue_itself(slurm: SlurmCluster, tm
 
 
 def test_a_preempted_job_gets_term_and_is_requeued(slurm: SlurmCluster, tmp_path: Path) -> None:
-    script = 'trap "echo saved; exit" TERM; echo "run ${SLURM_RESTART_COUNT-0}"; sleep 300 & wait'
+    # Slurm signals process after process: where sleep ends before its shell is told, the shell must still be there.
+    script = 'trap "echo saved; exit" TERM; echo "run ${SLURM_RESTART_COUNT-0}"; while :; do sleep 9 & wait; done'
     on = ["--parsable", "-w", "kn1", "--exclusive", "-o", f"{tmp_path}/%x", "--open-mode=append"]
     job = ok(slurm.run("sbatch", *on, "-J", "weak", "-p", "low", "--requeue", "--wrap", script))
     wait_for_text(tmp_path / "weak", "run 0")
