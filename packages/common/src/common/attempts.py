@@ -69,6 +69,12 @@ def read(out_dir: Path) -> list[dict[str, Any]]:
     return read_lines(out_dir / _FILE)
 
 
+def has_ended(out_dir: Path) -> bool:
+    """Whether the last attempt has written down how it ended."""
+    events = read(out_dir)
+    return bool(events) and events[-1]["event"] == "end"
+
+
 def count(out_dir: Path) -> int:
     """How many attempts were started."""
     return sum(event["event"] == "start" for event in read(out_dir))

@@ -27,7 +27,8 @@ from . import _deadline
 
 log = logging.getLogger(__name__)
 
-_RANK_0_FIRST_S = 3.0
+_RANK_0_ENDS_S = 10.0  # until rank 0, if it fails, too, has written down why
+_RANK_0_LEAVES_S = 30.0  # and until its process has gone
 
 
 def run_on_node(task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
@@ -57,7 +58,7 @@ def run_on_node(task_function: TaskFunction, cfg: DictConfig) -> JobReturn:
         saved = f"{stop}; the last checkpoint is in {cfg.paths.out_dir}"
         sys.exit(_way_out(saved, stop.signal, cfg, params, rank))
     if rank > 0 and result.status == JobStatus.FAILED:
-        time.sleep(_RANK_0_FIRST_S)  # srun kills all ranks as soon as one has failed; rank 0 has the end to write down
+        _let_rank_0_end_first(Path(cfg.paths.out_dir), params)
     _ = result.return_value  # raises what the training raised
     return result
 
@@ -77,6 +78,21 @@ def _run_hydra_job(task_function: TaskFunction, cfg: DictConfig, rank: int) -> J
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+
+
+def _let_rank_0_end_first(out_dir: Path, params: dict[str, Any]) -> None:
+    """srun tells all ranks to end as soon as one has failed, and a rank 0 that is ending already dies of that, with
+    another exit code. So it goes first: srun's TERM for this rank is the sign that it has."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < _RANK_0_ENDS_S and not attempts.has_ended(out_dir):
+        time.sleep(0.1)
+    while (
+        params["executor"] == "slurm"
+        and attempts.has_ended(out_dir)
+        and preempt.requested() != preempt.TERM
+        and time.monotonic() - begun < _RANK_0_ENDS_S + _RANK_0_LEAVES_S
+    ):
+        time.sleep(0.1)
 
 
 def _export_ranks(cfg: DictConfig, params: dict[str, Any]) -> int:
