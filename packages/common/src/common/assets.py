@@ -9,12 +9,14 @@
 runs on the login node, too.
 """
 
+import atexit
 import importlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ class Assets:
     data: str = MISSING  # hub id, folder, or a name in the package's embedded module
     data_config: str | None = None  # the configuration ("subset") of the data set, if it has several
     prefetch: bool = False  # hub: fetch what is not in the cache, at submission
+    stage: bool = False  # hub, local: copy both to the node's own disk first ($SLURM_TMPDIR, else the temporary folder)
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS, f"assets is one of {', '.join(KINDS)}, not {self.kind}")
@@ -64,11 +67,14 @@ class Embedded:
     make: Callable[[Path], None]
 
 
-def check(config: Config, assets: Assets, embedded: str) -> None:
+def check(config: Config, assets: Assets, embedded: str) -> Folders | None:
     """Before submission: can model and data be had where the job runs? Fetches them if `assets.prefetch` says so.
 
     Args:
         embedded: the module whose `EMBEDDED` names what assets=embedded can make.
+
+    Returns:
+        Where they are; None for embedded ones, which the job makes.
 
     Raises:
         UserError: what is missing, and what to do.
@@ -76,21 +82,41 @@ def check(config: Config, assets: Assets, embedded: str) -> None:
     if assets.kind == "embedded":
         for name in (assets.model, assets.data):
             _embedded(embedded, name)
-    else:
-        _located(config, assets, fetch=assets.prefetch)
+        return None
+    return _located(config, assets, fetch=assets.prefetch)
 
 
 def locate(config: Config, assets: Assets, embedded: str) -> Folders:
-    """On the node. The network is not asked from here on.
+    """On the node, all ranks together. The network is not asked from here on.
 
     Raises:
         UserError: what is missing, and what to do.
     """
     if assets.kind == "embedded":
+        from common import distributed
+
         cache = Path(config.paths.work_root) / ".vec_assets"
-        return Folders(_made(cache, embedded, assets.model), _made(cache, embedded, assets.data))
+        # rank 0 alone: save_pretrained writes nothing on the others, and does not say so
+        return distributed.on_rank_0(
+            lambda: Folders(_made(cache, embedded, assets.model), _made(cache, embedded, assets.data))
+        )
     os.environ["HF_HUB_OFFLINE"] = "1"
-    return _located(config, assets, fetch=False)
+    folders = _located(config, assets, fetch=False)
+    return _staged(folders) if assets.stage else folders
+
+
+def context_length(model: Path) -> int | None:
+    """How many tokens a model can read, as its files say; None if they do not."""
+    limits: list[int] = []
+    for name, keys in (
+        ("config.json", ("max_position_embeddings", "n_positions")),
+        ("tokenizer_config.json", ("model_max_length",)),
+    ):
+        path = model / name
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        said = said | said.get("text_config", {})
+        limits += [int(said[key]) for key in keys if isinstance(said.get(key), int | float)]
+    return min(limits, default=None)
 
 
 def _located(config: Config, assets: Assets, fetch: bool) -> Folders:
@@ -106,6 +132,40 @@ def _located(config: Config, assets: Assets, fetch: bool) -> Folders:
     return Folders(model, data)
 
 
+def _staged(folders: Folders) -> Folders:
+    """Once per node; removed when the process ends."""
+    from common import distributed
+
+    disk = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+    target = disk / f"vec_stage_{os.environ.get('VEC_JOB_ID', os.getpid())}"
+    failure: UserError | OSError | None = None
+    if distributed.local_rank() == 0:
+        try:
+            _copy_to_node(folders, target)
+        except (UserError, OSError) as error:
+            failure = error
+    for other in distributed.gather(failure):
+        if other is not None:
+            raise other
+    return Folders(target / "model", target / "data")
+
+
+def _copy_to_node(folders: Folders, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier attempt that was killed
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    files = [path for folder in (folders.model, folders.data) for path in folder.rglob("*") if path.is_file()]
+    disk, needed = target.parent, sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(disk).free
+    require(
+        needed < free,
+        f"assets.stage=true: model and data have {needed / 2**30:.1f} GiB, but {disk} on {os.uname().nodename} has "
+        f"{free / 2**30:.1f} free. Use assets.stage=false, or a node with a larger disk",
+    )
+    log.info("copying model and data (%.1f GiB) to %s", needed / 2**30, target)
+    shutil.copytree(folders.model, target / "model")  # the hub's cache has links: what they point to is copied
+    shutil.copytree(folders.data, target / "data")
+
+
 def _cached(repo: str, kind: str, fetch: bool) -> Path:
     """The folder of a hub id in the hub's cache."""
     from huggingface_hub import snapshot_download
@@ -119,6 +179,8 @@ def _cached(repo: str, kind: str, fetch: bool) -> Path:
                 f"The {kind} {repo} is not in the hub's cache. Fetch it with assets.prefetch=true (where there is a "
                 "network), or take assets=local with your own folders, or assets=embedded for a first try."
             ) from error
+    for http in ("httpx", "httpx2"):  # which log every request
+        logging.getLogger(http).setLevel(logging.WARNING)
     try:
         log.info("fetching the %s %s", kind, repo)
         return Path(snapshot_download(repo, repo_type=kind, ignore_patterns=_NOT_NEEDED))

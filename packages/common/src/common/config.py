@@ -15,7 +15,7 @@ from common.errors import UserError
 EXECUTORS = ("slurm", "local", "inprocess")
 
 # What may change between two submissions into one directory: where and how a run is executed, not what it computes.
-NOT_IDENTITY = ("user", "compute", "requeue", "paths", "experiment_name", "hydra", "assets.prefetch")
+NOT_IDENTITY = ("user", "compute", "requeue", "paths", "experiment_name", "hydra", "assets.prefetch", "assets.stage")
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -60,6 +60,7 @@ class Compute:
     tasks_per_node: int = 1  # processes per node: one per GPU
     gpus_per_node: int | None = None
     gpu_type: str | None = None  # as the site calls it, e.g. l40s
+    gpu_memory_gb: int | None = None  # GiB of one GPU; null: templates do not check whether a run fits
     cpus_per_task: int = 1  # cores per process
     mem_gb: int | None = None  # GiB per node
     timeout_min: int = 60  # time limit, minutes
@@ -139,6 +140,8 @@ class Config:
     several_processes: ClassVar[str | None] = None
     # False: the template saves nothing; signals then have their usual effect, and a restart begins at step 0.
     checkpointable: ClassVar[bool] = True
+    # Keys that earlier versions had, and what to write instead: {"trainer.lr": "trainer.learning_rate"}.
+    renamed: ClassVar[dict[str, str]] = {}
 
     template: str = MISSING  # dotted path, e.g. mlp.single
     experiment_name: str = MISSING
@@ -170,6 +173,14 @@ class Config:
         Raises:
             UserError: what is wrong, and what to do.
         """
+
+    def estimate(self) -> str:
+        """What `--estimate` prints: how much of a machine the run needs.
+
+        Raises:
+            UserError: the template has no estimate.
+        """
+        raise UserError(f"{self.template} has no estimate.")
 
 
 def to_typed(cfg: DictConfig) -> Config:

@@ -22,7 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from common import attempts, compose, ownership, preempt
@@ -31,6 +31,7 @@ from common.errors import SilentRankError, UserError
 
 _VERSION_BASE = "1.3"
 _MULTIRUN = {"-m", "--multirun"}  # implied, see hydra.mode in _global.yaml
+_ESTIMATE = "--estimate"
 _SHOW = (
     "-c",
     "--cfg",
@@ -78,7 +79,10 @@ def launch(template: str, args: list[str] | None = None) -> None:
         node.template = template
         ConfigStore.instance().store(name="schema", node=node)
         folder = _folder(template)
-        if any(arg.split("=")[0] in _SHOW for arg in args):
+        _refuse_renamed(args, schema.renamed)
+        if _ESTIMATE in args:
+            print(_estimate(template, folder, [arg for arg in args if arg != _ESTIMATE]))
+        elif any(arg.split("=")[0] in _SHOW for arg in args):
             _show(folder, args)
         else:
             _submit(template, folder, args)
@@ -192,6 +196,13 @@ def _open_dict_override(arg: str) -> str:
     return arg
 
 
+def _refuse_renamed(args: list[str], renamed: dict[str, str]) -> None:
+    for key in (arg.lstrip("+~").partition("=")[0] for arg in args):
+        for old, new in renamed.items():
+            if key == old or key.startswith(f"{old}."):
+                raise UserError(f"{key} is not known here: write {new}.")
+
+
 def _hydra(template: str, folder: Path) -> Hydra:
     return Hydra.create_main_hydra2(task_name=template, config_search_path=create_config_search_path(str(folder)))
 
@@ -203,6 +214,19 @@ def _submit(template: str, folder: Path, args: list[str]) -> None:
         _hydra(template, folder).multirun("config", run_task, args)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _estimate(template: str, folder: Path, args: list[str]) -> str:
+    """Of one configuration; nothing is submitted and no folder is made."""
+    try:
+        cfg = _hydra(template, folder).compose_config("config", args, run_mode=RunMode.RUN)
+    finally:
+        GlobalHydra.instance().clear()
+    with open_dict(cfg):
+        cfg.hydra.job.num = 0
+        compose.resolve(cfg)
+        del cfg["hydra"]
+    return to_typed(cfg).estimate()
 
 
 def _show(folder: Path, args: list[str]) -> None:

@@ -10,6 +10,8 @@
     outputs/checkpoint-<step>/   as transformers writes it (model.safetensors, optimizer.pt, ...), and
         progress_<rank>.pt       what transformers forgets: the sums behind the next line of metrics
         manifest.json            see common.storage
+        shards/, state.pt        instead of model.safetensors and optimizer.pt, if the model is spread over the ranks
+                                 (`from_pretrained(distributed_config=...)`, FSDP2): see common.sharded
 
 A checkpoint is written into a temporary folder and committed by a rename, so that none is ever seen in part. The signal
 flag is looked at in `on_step_end`; the Trainer then logs and evaluates as it would have, saves, and leaves. The order
@@ -34,10 +36,10 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from common import attempts, distributed, ownership, storage
+from common import attempts, distributed, ownership, sharded, storage
 from common.boundary import StepBoundary
 from common.checkpoint import allowed_changes, check_finite
-from common.config import Config, identity
+from common.config import Config, identity, require
 from common.metrics import MetricsLog
 from common.paths import fsync_path, sync_lines
 from common.preempt import Preempted
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 
 # Sums that TRL's trainers keep between two log lines, next to those of the Trainer itself.
 _SUMS = ("_tr_loss", "_globalstep_last_logged", "_metrics", "_stored_metrics", "_total_train_tokens")
+_ALIKE = "state.pt"  # of a sharded run: what every rank holds alike
 _NOT_LOGGED = re.compile(r"train_|total_flos|.*(_runtime|_per_second)$")  # timings, which no two runs have in common
 
 
@@ -56,6 +59,11 @@ def arguments(config: Config, kind: type[Any] = transformers.TrainingArguments, 
     on a machine without a GPU the CPU is used by all ranks together.
     """
     gpu = torch.cuda.is_available()
+    if gpu and torch.cuda.device_count() <= distributed.local_rank():
+        # Slurm has bound one GPU to each process, but accelerate and transformers take the one numbered LOCAL_RANK
+        os.environ["LOCAL_RANK"] = str(distributed.device().index)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # a log would keep every state of it
     common: dict[str, Any] = {
         "output_dir": config.paths.out_dir,
         "save_strategy": "no",
@@ -114,6 +122,7 @@ class Resumable:
     def __init__(self, *, config: Config, save_steps: int | None = None, **others: Any) -> None:
         super().__init__(**others)
         self._config = config
+        self._identity = identity(OmegaConf.structured(config))
         self._save_steps = save_steps
         self._run_dir = Path(config.paths.out_dir)
         self._writing_to: Path | None = None  # where the Trainer puts its files during a save
@@ -122,12 +131,12 @@ class Resumable:
         self._begun = time.monotonic()
         self._resumed_from: Path | None = None
         trainer: Any = self
+        self._sharded = sharded.is_sharded({"model": trainer.model})
+        self._shards: sharded.Shards | None = None  # written, but not yet part of a checkpoint
         trainer.remove_callback(PrinterCallback)
         if distributed.rank() > 0:
             trainer.remove_callback(ProgressCallback)
-        self._board = SummaryWriter(str(self._run_dir)) if distributed.rank() == 0 else None
-        if self._board:
-            trainer.add_callback(TensorBoardCallback(self._board))
+        self._board: SummaryWriter | None = None
         trainer.add_callback(_AtBoundaries(self))
 
     def train(self, resume_from_checkpoint: Any = None, **others: Any) -> Any:
@@ -139,6 +148,13 @@ class Resumable:
         """
         self._begun = time.monotonic()
         self._resumed_from = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        if distributed.rank() == 0:
+            # what an attempt that was killed has logged after this step is hidden
+            step = 0 if self._resumed_from is None else int(self._resumed_from.name.rpartition("-")[2])
+            self._board = SummaryWriter(str(self._run_dir), purge_step=step + 1)
+            os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._run_dir)  # for what is logged after the training, too
+            trainer: Any = self
+            trainer.add_callback(TensorBoardCallback(self._board))
         parent: Any = super()
         return parent.train(resume_from_checkpoint=resume_from_checkpoint, **others)
 
@@ -200,6 +216,54 @@ class Resumable:
             raise self._stop
         self._boundary.go_on()
 
+    # Sharded models, which the Trainer itself cannot resume: every rank writes what it holds, and nothing is gathered.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        trainer: Any = self
+        if not (self._sharded and self._writing_to):  # else the whole model, as a user asked for
+            parent: Any = super()
+            parent.save_model(output_dir, _internal_call)
+            return
+        alike, tensors = sharded.split(sharded.state_of(self._parts()))
+        self._shards = sharded.write(self._run_dir, tensors)
+        if distributed.rank() == 0:
+            assert output_dir is not None
+            trainer.model.config.save_pretrained(output_dir)
+            trainer.processing_class.save_pretrained(output_dir)
+            torch.save(alike, Path(output_dir, _ALIKE))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._sharded:
+            parent: Any = super()
+            parent._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if sharded.has_shards(Path(resume_from_checkpoint)):
+            return  # together with the optimizer, below
+        require(
+            not self._sharded,
+            f"{resume_from_checkpoint} was saved by a run that did not spread its model over the processes (FSDP), "
+            "and cannot be resumed by one that does",
+        )
+        parent: Any = super()
+        parent._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not sharded.has_shards(Path(checkpoint)):
+            parent: Any = super()
+            parent._load_optimizer_and_scheduler(checkpoint)
+            return
+        alike = torch.load(Path(checkpoint, _ALIKE), map_location="cpu", weights_only=True)
+        sharded.restore(Path(checkpoint), alike, self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        trainer: Any = self
+        return {
+            "model": trainer.model,
+            "optimizer": trainer.optimizer.optimizer,  # inside of accelerate's
+            "scheduler": trainer.lr_scheduler,
+        }
+
     def _write_and_commit(self, model: Any, trial: Any, step: int) -> None:
         """Write, verify and commit; all ranks together.
 
@@ -232,6 +296,8 @@ class Resumable:
         finally:
             if distributed.rank() == 0:
                 shutil.rmtree(folder, ignore_errors=True)
+                if self._shards:
+                    self._shards.discard()  # what is left of them
         self._saved_step = step
         seconds = time.monotonic() - begun
         self._boundary.saved(seconds)
@@ -248,12 +314,12 @@ class Resumable:
                 if path.is_file():
                     fsync_path(path)
                     facts[str(path.relative_to(folder))] = storage.file_facts(path)
-            return facts
+            return facts | (self._shards.move_into(folder) if self._shards else {})
 
         requeue = self._config.requeue
         manifest = {
             "world_size": distributed.world_size(),
-            "config": identity(OmegaConf.structured(self._config)),
+            "config": self._identity,
         }
         best = self.state.best_global_step  # pyright: ignore[reportAttributeAccessIssue]
         may_commit = lambda: ownership.check(self._run_dir)  # noqa: E731

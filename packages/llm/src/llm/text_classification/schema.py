@@ -7,8 +7,7 @@ from omegaconf import MISSING
 from common import assets
 from common.config import Config as CommonConfig
 from common.config import require
-
-EMBEDDED = "llm.embedded"
+from llm.schema import EMBEDDED, check_length
 
 
 @dataclass
@@ -49,4 +48,5 @@ class Config(CommonConfig):
     trainer: Trainer = MISSING
 
     def before_submission(self) -> None:
-        assets.check(self, self.assets, EMBEDDED)
+        folders = assets.check(self, self.assets, EMBEDDED)
+        check_length(folders, "trainer.max_length", self.trainer.max_length)

@@ -12,58 +12,56 @@ from typing import Any
 import matplotlib
 import numpy as np
 import transformers
-from datasets import ClassLabel, DatasetDict, load_dataset
+from datasets import ClassLabel
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, f1_score
 from torch.utils.tensorboard import SummaryWriter
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, EvalPrediction
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, EvalPrediction
 
 from common import distributed
+from common.adapters.datasets import load_splits
 from common.adapters.transformers import Resumable, arguments, latest_checkpoint
 from common.assets import locate
 from common.checkpoint import parameters_sha256
 from common.config import require
-from llm.text_classification.schema import EMBEDDED, Assets, Config, Trainer
+from llm.schema import EMBEDDED
+from llm.text_classification.schema import Assets, Config, Trainer
+from llm.tokenizer import load_tokenizer
 
 
 class ResumableTrainer(Resumable, transformers.Trainer):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Saves, stops and resumes at step boundaries: see common.adapters.transformers."""
 
 
-def build_model(folder: Path, labels: list[str]) -> Any:
-    numbers = dict(enumerate(labels))
+def build_model(folder: Path, labels: list[str], pad_token_id: int) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=len(labels), id2label=numbers, label2id={name: number for number, name in numbers.items()}
+        folder,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)},
+        pad_token_id=pad_token_id,  # decoders classify by the last token that is not one
     )
 
 
 def build_data(cfg: Trainer, assets: Assets, folder: Path, tokenizer: Any) -> tuple[Any, list[str]]:
     """({"train": ..., "eval": ...} of input_ids and labels, the names of the classes)."""
     text, label = assets.text_column, assets.label_column
-    splits = {"train": assets.train_split, "eval": assets.eval_split}
-    loaded: Any = load_dataset(str(folder), assets.data_config)
-    data: Any = DatasetDict()
-    for part, split in splits.items():
-        require(split in loaded, f"assets.{part}_split={split}: {assets.data} has {', '.join(map(str, loaded))}")
-        data[part] = loaded[split]
-        for column in (text, label):
-            known = ", ".join(data[part].column_names)
-            require(column in data[part].column_names, f"{assets.data} has no column {column}: it has {known}")
-        require(len(data[part]) > 0, f"the split {split} of {assets.data} is empty")
-    if not isinstance(data["train"].features[label], ClassLabel):
-        names = sorted({str(value) for part in data.values() for value in part.unique(label)})
-
-        def name(value: Any) -> dict[str, str]:
-            return {label: str(value)}
-
-        data = data.map(name, input_columns=label).cast_column(label, ClassLabel(names=names))
-    labels: list[str] = data["train"].features[label].names
+    data = load_splits(assets, folder, assets.train_split, assets.eval_split)
+    for column in (text, label):
+        known = ", ".join(data["train"].column_names)
+        require(column in data["train"].column_names, f"{assets.data} has no column {column}: it has {known}")
+    feature = data["train"].features[label]
+    numbered = isinstance(feature, ClassLabel)
+    found = {str(value) for part in data.values() for value in part.unique(label)}
+    labels: list[str] = feature.names if numbered else sorted(found)
+    number = {value if numbered else name: value for value, name in enumerate(labels)}
     require(
         len(labels) == assets.num_labels,
         f"assets.num_labels={assets.num_labels}, but {label} of {assets.data} has {len(labels)}: {', '.join(labels)}",
     )
 
     def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return tokenizer(rows[text], truncation=True, max_length=cfg.max_length) | {"labels": rows[label]}
+        numbers = [number[value if numbered else str(value)] for value in rows[label]]
+        return tokenizer(rows[text], truncation=True, max_length=cfg.max_length) | {"labels": numbers}
 
     return data.map(tokenize, batched=True, remove_columns=data["train"].column_names), labels
 
@@ -108,11 +106,11 @@ def train(config: Config) -> dict[str, float]:
         metric_for_best_model="accuracy",
     )
     folders = locate(config, config.assets, EMBEDDED)
-    tokenizer = AutoTokenizer.from_pretrained(folders.model)
+    tokenizer = load_tokenizer(folders.model, "trainer.max_length", cfg.max_length)
     with args.main_process_first(desc="tokenising"):
         data, labels = build_data(cfg, config.assets, folders.data, tokenizer)
     transformers.set_seed(cfg.seed)
-    model = build_model(folders.model, labels)
+    model = build_model(folders.model, labels, tokenizer.pad_token_id)
 
     # ----- resume -----
     checkpoint = latest_checkpoint(config)

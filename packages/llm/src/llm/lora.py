@@ -1,0 +1,18 @@
+"""LoRA, the part that is the same for sft and dpo."""
+
+from peft import LoraConfig
+
+from llm.schema import Lora
+
+
+def build_adapter(lora: Lora) -> LoraConfig | None:
+    """None: all parameters are trained."""
+    if lora.rank == 0:
+        return None
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
