@@ -237,7 +237,7 @@ def test_a_package_without_a_word_lists_its_templates(
     assert "exact resume" in answer.out  # the first line of train.py says what the template is
 
 
-@pytest.mark.parametrize("package", ["vlm", "rl"])
+@pytest.mark.parametrize("package", ["rl"])
 def test_a_package_without_templates_says_so(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

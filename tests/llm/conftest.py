@@ -1,73 +1,15 @@
-"""Runs of a template on this machine, as a user starts them."""
+"""What the tests of this package share; the fixtures are those of all packages."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
+from tests.templates import drill, launch, run, why_it_failed
 
-LIMIT_S = 15 * 60  # for a run on loaded cores, not what it takes
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """launch(template, *overrides) -> the finished command."""
-
-    def start(template: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", f"{template}.launch", "compute=local", "experiment_name=test"]
-        return subprocess.run(
-            [*command, f"paths.work_root={tmp_path}", *overrides], capture_output=True, text=True, timeout=LIMIT_S
-        )
-
-    return start
-
-
-@pytest.fixture
-def run(launch: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> Callable[..., Path]:
-    """run(template, *overrides) -> its outputs folder."""
-
-    def start(template: str, *overrides: str) -> Path:
-        done = launch(template, *overrides)
-        assert done.returncode == 0, done.stderr
-        return tmp_path / "vec_jobs" / "test" / "0" / "outputs"
-
-    return start
-
-
-@pytest.fixture
-def why_it_failed(launch: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> Callable[..., str]:
-    """why_it_failed(template, *overrides) -> the reason that the ledger of its attempts gives."""
-
-    def start(template: str, *overrides: str) -> str:
-        done = launch(template, *overrides)
-        assert done.returncode == 1, done.stdout + done.stderr
-        ledger = (tmp_path / "vec_jobs" / "test" / "0" / "outputs" / "attempts.jsonl").read_text()
-        return json.loads(ledger.splitlines()[-1])["reason"]
-
-    return start
-
-
-@pytest.fixture
-def drill(tmp_path: Path) -> Callable[..., str]:
-    """drill(template, *overrides) -> what `vec-jobs drill` printed, with stops of seed 1."""
-
-    def start(template: str, *overrides: str, stops: int = 5) -> str:
-        command = [str(Path(sys.executable).with_name("vec-jobs")), "drill", template.replace(".", "/")]
-        options = ["--stops", str(stops), "--seed", "1", "--folder", str(tmp_path / "drill")]
-        done = subprocess.run(
-            [*command, *options, "compute=local", "assets=embedded", f"paths.work_root={tmp_path}", *overrides],
-            capture_output=True, text=True, timeout=LIMIT_S,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return start
+__all__ = ["drill", "exact_match_of", "launch", "run", "unigram_loss", "why_it_failed"]
 
 
 def exact_match_of(work_root: Path, model: str) -> float:

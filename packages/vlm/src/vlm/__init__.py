@@ -1,1 +1,1 @@
-"""Training templates of this kind are to come."""
+"""Training templates: vision-language models."""
