@@ -1,6 +1,6 @@
-"""What our part of the llm templates costs over the bare libraries, on one thread, with embedded assets.
+"""What our part of the templates on transformers and TRL costs over the bare libraries, with embedded assets.
 
-    uv run python -m benchmarks.llm
+    uv run python -m benchmarks.trainers
 
 Training: the template's own `train`, with its trainer as it is, and with the library's trainer in its place (no mixin,
 no metrics.jsonl, no TensorBoard, no checks; it saves once, in its own way). Timed is `trainer.train()`.
@@ -27,20 +27,24 @@ from omegaconf import OmegaConf, open_dict
 
 from common.config import Config, to_typed
 from llm.embedded import bbc_articles
+from vlm.image_captioning.train import Collator, build_data
 
 PAIRS = 6  # an even number: whoever comes second is slower
 STEPS = 100
 DOCUMENTS = 100_000
+PIXELS = 384
 TEMPLATES = {  # what makes about STEPS steps
-    "text_classification": ["trainer.num_epochs=1", "trainer.batch_size=17", "trainer.max_length=64"],
+    "llm.text_classification": ["trainer.num_epochs=1", "trainer.batch_size=17", "trainer.max_length=64"],
     "finetune_distributed": [
         "trainer.dist.mode=single",
         f"trainer.max_steps={STEPS}",
         "trainer.eval_batch_size=512",
         "trainer.batch_size=8",
     ],
-    "sft": ["trainer.num_epochs=1", "trainer.batch_size=79"],
-    "dpo": ["trainer.num_epochs=1", "trainer.batch_size=78"],
+    "llm.sft": ["trainer.num_epochs=1", "trainer.batch_size=79"],
+    "llm.dpo": ["trainer.num_epochs=1", "trainer.batch_size=78"],
+    "vlm.image_captioning": ["trainer.num_epochs=1", "trainer.batch_size=14", "trainer.print_every=20"],
+    "vlm.sft": ["trainer.num_epochs=1", "trainer.batch_size=14"],
 }
 QUIET = ["trainer.eval_steps=1000", "trainer.save_steps=1000"]  # one save, at the end
 
@@ -65,10 +69,12 @@ def main() -> None:
         print("\n| 100,000 short documents | datasets.map, s | ours, s | ratio (goal <= 1.3) |")
         print("|---|---|---|---|")
         tokenisation(Path(folder))
+        waited = waiting(Path(folder))
+        print(f"\nWaiting for images of {PIXELS} pixels, two workers (goal < 10 %): {waited:.1%} of the time")
 
 
 def training(template: str, overrides: list[str], folder: Path) -> None:
-    module: Any = importlib.import_module(f"llm.{template}.train")
+    module: Any = importlib.import_module(f"{template}.train")
     resumable = module.ResumableTrainer
     library = resumable.__mro__[2]
 
@@ -113,11 +119,11 @@ def training(template: str, overrides: list[str], folder: Path) -> None:
 
 
 def configuration(template: str, overrides: list[str], folder: Path, name: str) -> Any:
-    module = f"llm.{template}"
-    node = OmegaConf.structured(importlib.import_module(f"{module}.schema").Config)
-    node.template = module
+    schema = importlib.import_module(f"{template}.schema")
+    node = OmegaConf.structured(schema.Config)
+    node.template = template
     ConfigStore.instance().store(name="schema", node=node)
-    home = Path(importlib.import_module(f"{module}.schema").__file__ or "").parent
+    home = Path(schema.__file__ or "").parent
     where = [f"compute.work_root={folder}", f"experiment_name={name}", f"paths.out_dir={folder}/{name}"]
     with initialize_config_dir(str(home), version_base="1.3"):
         cfg = compose("config", ["compute=inprocess", "assets=embedded", *where, *overrides], return_hydra_config=True)
@@ -136,8 +142,8 @@ def tokenisation(folder: Path) -> None:
         rows = [{"text": draw.choice(sentences), "label": "ab"[n % 2]} for n in range(count)]
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    for template in ("text_classification", "finetune_distributed"):
-        module: Any = importlib.import_module(f"llm.{template}.train")
+    for template in ("llm.text_classification", "llm.finetune_distributed"):
+        module: Any = importlib.import_module(f"{template}.train")
         config = configuration(template, [], folder, f"tokens_{template}")
         model = next((folder / ".vec_assets").glob(f"*{config.assets.model}"))
         config.assets.text_column, config.assets.num_labels = "text", 2
@@ -151,13 +157,42 @@ def tokenisation(folder: Path) -> None:
                 begun = time.perf_counter()
                 if build is map_alone:
                     map_alone(loaded, tokenizer)
-                elif template == "text_classification":
+                elif template == "llm.text_classification":
                     build(config.trainer, config.assets, data, tokenizer)
                 else:
                     build(config.assets, data, tokenizer, config.trainer.block_size)
                 times.append(time.perf_counter() - begun)
         ratio = statistics.median(ours / bare for bare, ours in zip(bare_s, ours_s, strict=True))
         print(f"| {template} | {statistics.median(bare_s):.1f} | {statistics.median(ours_s):.1f} | {ratio:.2f} |")
+
+
+def waiting(folder: Path) -> float:
+    """The share of the time that a loop waits for its images, read and resized by two processes, while a BLIP of two
+    small layers trains on them."""
+    config = configuration("vlm.image_captioning", [], folder, "waiting")
+    embedded = folder / ".vec_assets"
+    data = build_data(config.assets, embedded / "vlm.embedded.digits", "fail")["train"]
+    processor = transformers.AutoProcessor.from_pretrained(embedded / "vlm.embedded.tiny_blip")
+    processor.image_processor.size = {"height": PIXELS, "width": PIXELS}
+    made = transformers.BlipConfig.from_pretrained(embedded / "vlm.embedded.tiny_blip")
+    made.vision_config.image_size, made.vision_config.patch_size = PIXELS, 16
+    model: Any = transformers.BlipForConditionalGeneration(made)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=16, num_workers=2, collate_fn=Collator(processor, 5, 64), shuffle=False
+    )
+    optimizer = torch.optim.AdamW(model.parameters())
+    waited, batches, begun = 0.0, iter(loader), 0.0
+    for step in range(31):
+        asked = time.perf_counter()
+        batch = next(batches)
+        if step > 0:  # the first waits for the workers to start
+            waited += time.perf_counter() - asked
+        else:
+            begun = time.perf_counter()
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return waited / (time.perf_counter() - begun)
 
 
 def map_alone(loaded: Any, tokenizer: Any) -> Any:
