@@ -1,6 +1,6 @@
 """What our part of the templates on transformers and TRL costs over the bare libraries, with embedded assets.
 
-    uv run python -m benchmarks.trainers
+    uv run python -m benchmarks.trainers [template ...]   # all, and tokenisation and waiting, if none is named
 
 Training: the template's own `train`, with its trainer as it is, and with the library's trainer in its place (no mixin,
 no metrics.jsonl, no TensorBoard, no checks; it saves once, in its own way). Timed is `trainer.train()`.
@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,17 +30,17 @@ from common.config import Config, to_typed
 from llm.embedded import bbc_articles
 from vlm.image_captioning.train import Collator, build_data
 
-PAIRS = 6  # an even number: whoever comes second is slower
+PAIRS = 4  # an even number: whoever comes second is slower
 STEPS = 100
 DOCUMENTS = 100_000
 PIXELS = 384
 TEMPLATES = {  # what makes about STEPS steps
     "llm.text_classification": ["trainer.num_epochs=1", "trainer.batch_size=17", "trainer.max_length=64"],
-    "finetune_distributed": [
+    "llm.finetune_distributed": [
         "trainer.dist.mode=single",
         f"trainer.max_steps={STEPS}",
-        "trainer.eval_batch_size=512",
-        "trainer.batch_size=8",
+        "trainer.batch_size=4",
+        "trainer.block_size=64",
     ],
     "llm.sft": ["trainer.num_epochs=1", "trainer.batch_size=79"],
     "llm.dpo": ["trainer.num_epochs=1", "trainer.batch_size=78"],
@@ -64,8 +65,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vec-bench-") as folder:
         print("| template | bare, steps per CPU s | ours | ratio, mean of pairs (goal >= 0.98) | range |")
         print("|---|---|---|---|---|")
-        for template, overrides in TEMPLATES.items():
-            training(template, overrides, Path(folder))
+        for template in sys.argv[1:] or TEMPLATES:
+            training(template, TEMPLATES[template], Path(folder))
+        if sys.argv[1:]:
+            return
         print("\n| 100,000 short documents | datasets.map, s | ours, s | ratio (goal <= 1.3) |")
         print("|---|---|---|---|")
         tokenisation(Path(folder))

@@ -77,7 +77,7 @@ def test_truncated_images_are_left_out_counted_and_logged(
 
 @pytest.mark.learns
 @pytest.mark.minutes(1)
-def test_without_an_evaluation_split_a_share_is_held_out_or_nothing_is_evaluated(
+def test_without_an_evaluation_split_a_share_of_the_training_split_is_held_out(
     run: Callable[..., Path], small: tuple[Path, list[str]]
 ) -> None:
     _, overrides = small
