@@ -99,9 +99,8 @@ class Config(CommonConfig):
             memory.check(self.assets.model, folders.model, self._setup(), self.compute.gpu_memory_gb)
 
     def estimate(self) -> str:
-        assets.check(self, self.assets, EMBEDDED)
-        model = assets.locate(self, self.assets, EMBEDDED).model
-        return memory.table(self.assets.model, model, self._setup(), self.compute.gpu_memory_gb)
+        folders = assets.check(self, self.assets, EMBEDDED) or assets.locate(self, self.assets, EMBEDDED)
+        return memory.table(self.assets.model, folders.model, self._setup(), self.compute.gpu_memory_gb)
 
     def _setup(self) -> memory.Setup:
         cfg = self.trainer
