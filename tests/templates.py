@@ -53,11 +53,11 @@ def why_it_failed(launch: Callable[..., subprocess.CompletedProcess[str]], tmp_p
 
 @pytest.fixture
 def drill(tmp_path: Path) -> Callable[..., str]:
-    """drill(template, *overrides) -> what `vec-jobs drill` printed, with stops of seed 1."""
+    """drill(template, *overrides) -> what `vec-jobs drill` printed, with five stops of seed 1."""
 
-    def start(template: str, *overrides: str, stops: int = 5) -> str:
+    def start(template: str, *overrides: str) -> str:
         command = [str(Path(sys.executable).with_name("vec-jobs")), "drill", template.replace(".", "/")]
-        options = ["--stops", str(stops), "--seed", "1", "--folder", str(tmp_path / "drill")]
+        options = ["--stops", "5", "--seed", "1", "--folder", str(tmp_path / "drill")]
         done = subprocess.run(
             [*command, *options, "compute=local", "assets=embedded", f"paths.work_root={tmp_path}", *overrides],
             capture_output=True, text=True, timeout=LIMIT_S,

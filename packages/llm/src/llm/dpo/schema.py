@@ -1,4 +1,4 @@
-"""The fields of llm.dpo: types, units, and what contradicts itself. Those it shares with llm.sft: llm.schema."""
+"""The fields of llm.dpo: types, units, and what contradicts itself. The rest: common.finetuning."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from omegaconf import MISSING
 from common import assets
 from common.config import Config as CommonConfig
 from common.config import require
-from llm.schema import EMBEDDED, FineTuning, check_length
+from common.finetuning import FineTuning
+from llm.schema import EMBEDDED, check_length
 
 
 @dataclass

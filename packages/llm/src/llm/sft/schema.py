@@ -1,4 +1,4 @@
-"""The fields of llm.sft: types, units, and what contradicts itself. Those it shares with llm.dpo: llm.schema."""
+"""The fields of llm.sft: types, units, and what contradicts itself. The rest: common.finetuning."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ from omegaconf import MISSING
 
 from common import assets
 from common.config import Config as CommonConfig
-from llm.schema import EMBEDDED, FineTuning, check_length
+from common.finetuning import FineTuning
+from llm.schema import EMBEDDED, check_length
 
 
 @dataclass

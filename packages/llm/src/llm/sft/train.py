@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from common import distributed
 from common.adapters.datasets import load_splits
+from common.adapters.peft import build_adapter
 from common.adapters.transformers import Resumable, arguments, latest_checkpoint
 from common.assets import locate
 from common.checkpoint import parameters_sha256
 from common.config import require
 from llm.answers import exact_match
-from llm.lora import build_adapter
 from llm.schema import EMBEDDED
 from llm.sft.schema import Assets, Config
 from llm.tokenizer import load_tokenizer

@@ -13,18 +13,18 @@ import torch
 import transformers
 import trl
 from datasets import DatasetDict, Image, List
-from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from common import distributed
 from common.adapters.datasets import load_splits
+from common.adapters.peft import build_adapter
 from common.adapters.transformers import Resumable, arguments, latest_checkpoint
 from common.assets import locate
 from common.checkpoint import parameters_sha256
 from common.config import require
 from vlm.images import read, without_bad_images, workers_of
 from vlm.schema import EMBEDDED
-from vlm.sft.schema import Assets, Config, Lora
+from vlm.sft.schema import Assets, Config
 
 FORMATS = (["messages"], ["prompt", "completion"])
 
@@ -35,19 +35,6 @@ class ResumableTrainer(Resumable, trl.SFTTrainer):  # pyright: ignore[reportInco
 
 def build_model(folder: Path) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-
-
-def build_adapter(lora: Lora) -> LoraConfig | None:
-    """None: all parameters are trained."""
-    if lora.rank == 0:
-        return None
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
 
 
 def build_data(assets: Assets, folder: Path, on_bad_image: str) -> Any:

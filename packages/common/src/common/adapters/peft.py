@@ -1,8 +1,8 @@
-"""LoRA, the part that is the same for sft and dpo."""
+"""Adapters of peft."""
 
 from peft import LoraConfig
 
-from llm.schema import Lora
+from common.finetuning import Lora
 
 
 def build_adapter(lora: Lora) -> LoraConfig | None:
