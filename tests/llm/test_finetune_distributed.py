@@ -107,9 +107,13 @@ def test_packing_loses_no_token_and_fills_only_the_last_row() -> None:
 
 @pytest.mark.learns
 @pytest.mark.minutes(1)
-def test_a_split_shorter_than_a_row_is_refused(why_it_failed: Callable[..., str], small: list[str]) -> None:
-    reason = why_it_failed(TEMPLATE, *small, "trainer.dist.mode=single", "trainer.block_size=100000")
-    assert "trainer.block_size=100000, but assets.train_split of" in reason
+def test_a_split_shorter_than_a_row_is_refused(
+    why_it_failed: Callable[..., str], small: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "small_news" / "test.jsonl").write_text('{"text": "too short"}\n')
+    reason = why_it_failed(TEMPLATE, *small, "trainer.dist.mode=single")
+    assert "trainer.block_size=64, but assets.eval_split of" in reason
+    assert "tokens in all" in reason
 
 
 @pytest.mark.parametrize(

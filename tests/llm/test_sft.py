@@ -65,5 +65,7 @@ def test_data_without_the_columns_is_refused_by_name(why_it_failed: Callable[...
     for split in ("train", "test"):
         (data / f"{split}.jsonl").write_text('{"question": "1", "answer": "2"}\n')
     tiny_llama(model)
-    reason = why_it_failed(TEMPLATE, "assets=local", f"assets.model={model}", f"assets.data={data}")
+    reason = why_it_failed(
+        TEMPLATE, "assets=local", f"assets.model={model}", f"assets.data={data}", "trainer.max_length=16"
+    )
     assert "has the columns question, answer: messages, or prompt and completion, or text are needed" in reason
