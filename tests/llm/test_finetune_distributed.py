@@ -93,6 +93,23 @@ def test_two_sharded_ranks_go_on_as_one(run: Callable[..., Path], small: list[st
     assert [event.step for event in shown.Scalars("train/loss")] == [7, 14, 21]  # 14 and 21 of the second attempt alone
 
 
+@pytest.mark.learns
+@pytest.mark.minutes(1)
+def test_stopped_after_its_last_step_takes_no_step_more(
+    run: Callable[..., Path], small: list[str], tmp_path: Path
+) -> None:
+    one = run(TEMPLATE, *small, "trainer.dist.mode=single")
+    kept = tmp_path / "vec_jobs" / "again" / "0" / "outputs"
+    shutil.copytree(one, kept)
+    (kept / "result.json").unlink()  # as if it had been stopped behind step 24, in the midst of an epoch
+    run(TEMPLATE, *small, "trainer.dist.mode=single", "experiment_name=again")
+    assert [e["step"] for e in read_lines(kept / "attempts.jsonl") if e["event"] == "resume"] == [0, 24]
+    first, again = (json.loads((folder / "result.json").read_text()) for folder in (one, kept))
+    for name in ("step", "metrics", "parameters_sha256"):
+        assert again[name] == first[name]
+    assert len(read_lines(kept / "metrics.jsonl")) == len(read_lines(one / "metrics.jsonl"))
+
+
 def test_packing_loses_no_token_and_fills_only_the_last_row() -> None:
     from datasets import Dataset
 

@@ -188,6 +188,19 @@ class Resumable:
 
     # ----- overridden -----
 
+    def _run_epoch(self, **others: Any) -> None:
+        """As the Trainer's own, but a run that was stopped after its last step takes no step more.
+
+        The Trainer looks at `max_steps` behind a step only; where its last epoch is not whole, a resumed run would train
+        one step too many.
+        """
+        trainer: Any = self
+        if trainer.state.global_step >= trainer.state.max_steps:
+            trainer.control.should_training_stop = True
+            return
+        parent: Any = super()
+        parent._run_epoch(**others)
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing_to or self._run_dir)
 
