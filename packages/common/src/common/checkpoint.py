@@ -3,6 +3,7 @@
     outputs/checkpoint-<step>/
         state.pt        state_dict() of every part (model, optimizer, ...)
         shards/         what is spread over the ranks (FSDP), see common.sharded
+        replay-*.pt     what only grows (a replay buffer), see common.adapters.replay
         rng.pt          state of every random number generator, a list with one entry per rank
         manifest.json   step, world size, the configuration it belongs to, checksums (common.storage)
 
@@ -42,11 +43,32 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
+class Growing(Protocol):
+    """Something too large to be written anew at each save; it keeps files of its own in the checkpoint folder."""
+
+    def take(self, step: int) -> Any:
+        """At the step boundary: a copy of what is new since the last committed save."""
+        ...
+
+    def write(self, taken: Any, folder: Path) -> dict[str, storage.FileFacts]:
+        """Perhaps in the background: make the folder hold everything."""
+        ...
+
+    def committed(self, taken: Any, folder: Path) -> None:
+        """The folder is in its place."""
+        ...
+
+    def read(self, folder: Path, step: int, facts: dict[str, storage.FileFacts]) -> None:
+        """Everything comes from this folder."""
+        ...
+
+
 class Checkpointer:
     """Saves and restores the named parts of a run, and its random number generators, at step boundaries.
 
     Args:
         cfg: the run's configuration; a checkpoint of another configuration is refused.
+        growing: a part that is written piece by piece, if there is one; for runs of one process.
         parts: what the next step depends on, e.g. `model=..., optimizer=...`; the unwrapped module, not DDP's.
 
     The position in the data belongs to it, too: derive it from the step (see mlp), or pass a part that holds it.
@@ -55,11 +77,12 @@ class Checkpointer:
         UserError: another job holds the run directory and lives.
     """
 
-    def __init__(self, cfg: Config, **parts: Stateful) -> None:
+    def __init__(self, cfg: Config, growing: Growing | None = None, **parts: Stateful) -> None:
         self._out_dir = Path(cfg.paths.out_dir)
         self._config = identity(OmegaConf.structured(cfg))
         self._requeue = cfg.requeue
         self._parts = parts
+        self._growing = growing
         self._first = distributed.rank() == 0
         if self._first:
             ownership.hold(self._out_dir)
@@ -114,6 +137,8 @@ class Checkpointer:
             )
         else:
             self._load(state, folder)
+        if self._growing:
+            self._growing.read(folder, manifest["step"], manifest["files"])
         # a rank that did not exist at the save takes over the generators of rank 0
         rng.set_state(ranks[distributed.rank() if distributed.rank() < len(ranks) else 0])
         self._saved_step = int(manifest["step"])
@@ -164,7 +189,8 @@ class Checkpointer:
         begun = time.monotonic()
         files, tensors = self._state(step)
         shards = sharded.write(self._out_dir, tensors) if self._sharded else None
-        distributed.on_rank_0(lambda: self._commit(step, files, shards, begun))
+        new = self._growing.take(step) if self._growing else None
+        distributed.on_rank_0(lambda: self._commit(step, files, shards, new, begun))
         self._saved_step = step
         self._boundary.saved(time.monotonic() - begun)
 
@@ -186,16 +212,19 @@ class Checkpointer:
             self._buffers = _copy(files, self._buffers)
         if self._shards:
             tensors = self._shards.copy(tensors)
+        new = self._growing.take(step) if self._growing else None
         if self._first or self._sharded:
             stall_s = time.monotonic() - begun
-            self._writing = self._writer.submit(self._write_in_background, step, tensors, begun, stall_s)
+            self._writing = self._writer.submit(self._write_in_background, step, tensors, new, begun, stall_s)
         self._writing_step = step
         self._boundary.saved()
 
-    def _write_in_background(self, step: int, tensors: dict[str, torch.Tensor], begun: float, stall_s: float) -> None:
+    def _write_in_background(
+        self, step: int, tensors: dict[str, torch.Tensor], new: Any, begun: float, stall_s: float
+    ) -> None:
         shards = sharded.write(self._out_dir, tensors, self._shards.group) if self._shards else None
         if self._first:
-            self._commit(step, self._buffers, shards, begun, stall_s)
+            self._commit(step, self._buffers, shards, new, begun, stall_s)
 
     def _finish_writing(self) -> None:
         """Wait for the save in the background. A full disk is a warning, as every periodic save's: the save that
@@ -222,6 +251,8 @@ class Checkpointer:
             alike, tensors = sharded.split(sharded.state_of(self._parts))
         else:
             alike, tensors = {name: part.state_dict() for name, part in self._parts.items()}, {}
+        for name, state in alike.items():
+            _check_loadable(state, name)
         return {"state": alike, "rng": generators}, tensors
 
     def _commit(
@@ -229,6 +260,7 @@ class Checkpointer:
         step: int,
         files: dict[str, Any],
         shards: sharded.Shards | None,
+        new: Any,
         begun: float,
         stall_s: float | None = None,
     ) -> None:
@@ -237,12 +269,15 @@ class Checkpointer:
         def write(folder: Path) -> dict[str, storage.FileFacts]:
             sync_lines(self._out_dir / "metrics.jsonl")  # no step before this checkpoint may be missing from it
             facts = {f"{name}.pt": storage.write_file(folder / f"{name}.pt", files[name]) for name in files}
+            facts |= self._growing.write(new, folder) if self._growing else {}
             return facts | (shards.move_into(folder) if shards else {})
 
         facts = {"world_size": len(files["rng"]), "config": self._config}
         may_commit = lambda: ownership.check(self._out_dir)  # noqa: E731
         try:
             storage.commit(self._out_dir, step, write, facts, may_commit, self._requeue.keep)
+            if self._growing:
+                self._growing.committed(new, self._out_dir / f"checkpoint-{step}")
         finally:
             if shards:
                 shards.discard()
@@ -297,6 +332,26 @@ def _read(folder: Path) -> _Content:
     """What a checkpoint holds but for shards, on the CPU."""
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     return state, torch.load(folder / "rng.pt", weights_only=True)
+
+
+def _check_loadable(value: Any, name: str) -> None:
+    """Refuse at the save what the resume could not read.
+
+    Raises:
+        TypeError: naming the entry.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_loadable(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            _check_loadable(item, name)
+    elif type(value).__module__.partition(".")[0] not in ("builtins", "torch"):
+        kind = type(value)
+        raise TypeError(
+            f"{name} is a {kind.__module__}.{kind.__name__}, which a resume could not load: let state_dict() give "
+            "tensors, numbers and texts"
+        )
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

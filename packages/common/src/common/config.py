@@ -6,7 +6,7 @@ template's config.yaml. `__post_init__` runs for every point of a sweep before a
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -194,6 +194,17 @@ def to_typed(cfg: DictConfig) -> Config:
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, Config)
     return typed
+
+
+def open_dicts(kind: Any, prefix: str = "") -> list[str]:
+    """The fields of a schema that take any key, as `user.slurm.additional_parameters`."""
+    found: list[str] = []
+    for one in fields(kind):
+        if get_origin(one.type) is dict:
+            found.append(f"{prefix}{one.name}")
+        elif is_dataclass(one.type):
+            found += open_dicts(one.type, f"{prefix}{one.name}.")
+    return found
 
 
 def _check_fields(node: DictConfig, prefix: str) -> None:

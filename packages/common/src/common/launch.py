@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from common import attempts, compose, ownership, preempt
-from common.config import to_typed
+from common.config import open_dicts, to_typed
 from common.errors import SilentRankError, UserError
 
 _VERSION_BASE = "1.3"
@@ -71,7 +71,7 @@ def launch(template: str, args: list[str] | None = None) -> None:
     """
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args or os.environ.get("HYDRA_FULL_ERROR") == "1"
-    args = [_open_dict_override(arg) for arg in args if arg != "--debug" and arg not in _MULTIRUN]
+    args = [arg for arg in args if arg != "--debug" and arg not in _MULTIRUN]
     try:
         hydra_version.setbase(_VERSION_BASE)
         schema = importlib.import_module(f"{template}.schema").Config
@@ -79,6 +79,7 @@ def launch(template: str, args: list[str] | None = None) -> None:
         node.template = template
         ConfigStore.instance().store(name="schema", node=node)
         folder = _folder(template)
+        args = [_open_dict_override(arg, open_dicts(schema)) for arg in args]
         _refuse_renamed(args, schema.renamed)
         if _ESTIMATE in args:
             print(_estimate(template, folder, [arg for arg in args if arg != _ESTIMATE]))
@@ -188,12 +189,10 @@ def _package_help(package: str, command: str, known: dict[str, str]) -> str:
     )
 
 
-def _open_dict_override(arg: str) -> str:
+def _open_dict_override(arg: str, dicts: list[str]) -> str:
     """`user.slurm.additional_parameters.qos=fast` adds a key to a free-form dict: no `+` needed for that."""
     key = arg.partition("=")[0]
-    if ".additional_parameters." in key and not key.startswith(("+", "~", "-")):
-        return f"++{arg}"
-    return arg
+    return f"++{arg}" if any(key.startswith(f"{name}.") for name in dicts) else arg
 
 
 def _refuse_renamed(args: list[str], renamed: dict[str, str]) -> None:

@@ -13,6 +13,8 @@ This module imports nothing but the standard library, so that it can be the firs
 import os
 import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
 
 TERM = signal.SIGTERM
@@ -57,6 +59,19 @@ def requested() -> signal.Signals | None:
     if not _received:
         return None
     return TERM if TERM in _received else _received[0]
+
+
+@contextmanager
+def unheard() -> Generator[None]:
+    """Processes that are started here never hear of the signals, not even those that start anew (spawn, forkserver).
+
+    A blocked signal stays blocked in a child. This process gets those that come meanwhile at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_NOTICES, TERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def forget() -> None:

@@ -191,8 +191,8 @@ class Resumable:
     def _run_epoch(self, **others: Any) -> None:
         """As the Trainer's own, but a run that was stopped after its last step takes no step more.
 
-        The Trainer looks at `max_steps` behind a step only; where its last epoch is not whole, a resumed run would train
-        one step too many.
+        The Trainer looks at `max_steps` behind a step only; where its last epoch is not whole, a resumed run would
+        train one step too many.
         """
         trainer: Any = self
         if trainer.state.global_step >= trainer.state.max_steps:
