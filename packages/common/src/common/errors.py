@@ -11,3 +11,7 @@ class NonFiniteError(ArithmeticError):
 
 class SilentRankError(RuntimeError):
     """Another process of the run hangs or has died: the ranks that waited for it have given up."""
+
+
+class UnavailableError(ConnectionError):
+    """Something outside of the run that it depends on does not answer. What is done is saved before the run fails."""

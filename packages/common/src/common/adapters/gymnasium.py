@@ -155,7 +155,7 @@ def attributes(holder: Any, parts: tuple[type, ...] = ()) -> dict[str, Any]:
 
 
 def set_attributes(holder: Any, state: dict[str, Any]) -> None:
-    """Put what `attributes` found back. Arrays, tensors and generators are filled, not replaced: others may hold them."""
+    """Put what `attributes` found back. Arrays, tensors and generators are filled: others may hold them, too."""
     for name, value in state.items():
         setattr(holder, name, unplain(value, getattr(holder, name, None)))
 

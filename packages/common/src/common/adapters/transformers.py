@@ -23,6 +23,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -36,20 +37,25 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from common import attempts, distributed, ownership, sharded, storage
+from common import attempts, distributed, ownership, preempt, rng, sharded, storage
 from common.boundary import StepBoundary
 from common.checkpoint import allowed_changes, check_finite
 from common.config import Config, identity, require
+from common.errors import UnavailableError
 from common.metrics import MetricsLog
 from common.paths import fsync_path, sync_lines
 from common.preempt import Preempted
 
 log = logging.getLogger(__name__)
 
-# Sums that TRL's trainers keep between two log lines, next to those of the Trainer itself.
-_SUMS = ("_tr_loss", "_globalstep_last_logged", "_metrics", "_stored_metrics", "_total_train_tokens")
+# Sums that TRL's trainers keep between two log lines, next to those of the Trainer itself; and, of GRPO, the number of
+# backward passes and the completions that later passes use again.
+_BUFFER = "_buffered_inputs"
+_SUMS = ("_tr_loss", "_globalstep_last_logged", "_metrics", "_stored_metrics", "_total_train_tokens", "_step", _BUFFER)
 _ALIKE = "state.pt"  # of a sharded run: what every rank holds alike
-_NOT_LOGGED = re.compile(r"train_|total_flos|.*(_runtime|_per_second)$")  # timings, which no two runs have in common
+_NOT_LOGGED = re.compile(
+    r"train_|total_flos|.*(_runtime|_per_second|step_time)$"
+)  # timings, which no two runs have in common
 
 
 def arguments(config: Config, kind: type[Any] = transformers.TrainingArguments, **fields: Any) -> Any:
@@ -117,7 +123,12 @@ class Resumable:
         **others: the Trainer's own.
 
     The newest `requeue.keep` checkpoints are kept, and the best one if `metric_for_best_model` is set.
+
+    A step that asks something outside (a judge, a server) raises UnavailableError, on all ranks, where it does not
+    answer; the run then saves as it was before the step. While it waits, it calls `leave_if_told`.
     """
+
+    asks_outside = False  # whether a step may: costs a copy of the random number generators at each
 
     def __init__(self, *, config: Config, save_steps: int | None = None, **others: Any) -> None:
         super().__init__(**others)
@@ -128,6 +139,7 @@ class Resumable:
         self._writing_to: Path | None = None  # where the Trainer puts its files during a save
         self._saved_step = -1
         self._stop: Preempted | None = None
+        self._before_step: dict[str, Any] = {}
         self._begun = time.monotonic()
         self._resumed_from: Path | None = None
         trainer: Any = self
@@ -136,7 +148,7 @@ class Resumable:
         trainer.remove_callback(PrinterCallback)
         if distributed.rank() > 0:
             trainer.remove_callback(ProgressCallback)
-        self._board: SummaryWriter | None = None
+        self.board: SummaryWriter | None = None  # on rank 0
         trainer.add_callback(_AtBoundaries(self))
 
     def train(self, resume_from_checkpoint: Any = None, **others: Any) -> Any:
@@ -145,18 +157,36 @@ class Resumable:
         Raises:
             Preempted: the run was told to stop, and has saved.
             NonFiniteError: the loss, or a parameter at a save, is nan or infinite.
+            UnavailableError: something outside does not answer; the run has saved.
         """
         self._begun = time.monotonic()
         self._resumed_from = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         if distributed.rank() == 0:
             # what an attempt that was killed has logged after this step is hidden
             step = 0 if self._resumed_from is None else int(self._resumed_from.name.rpartition("-")[2])
-            self._board = SummaryWriter(str(self._run_dir), purge_step=step + 1)
+            self.board = SummaryWriter(str(self._run_dir), purge_step=step + 1)
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._run_dir)  # for what is logged after the training, too
             trainer: Any = self
-            trainer.add_callback(TensorBoardCallback(self._board))
+            trainer.add_callback(TensorBoardCallback(self.board))
         parent: Any = super()
-        return parent.train(resume_from_checkpoint=resume_from_checkpoint, **others)
+        try:
+            return parent.train(resume_from_checkpoint=resume_from_checkpoint, **others)
+        except UnavailableError:
+            self._save_as_before_step()
+            raise
+
+    def leave_if_told(self) -> None:
+        """While a step waits for something outside, all ranks together.
+
+        Raises:
+            Preempted: the run was told to stop, and has saved as it was before the step.
+        """
+        step: int = self.state.global_step  # pyright: ignore[reportAttributeAccessIssue]
+        number = int(distributed.agree([float(preempt.requested() or 0)])[0])
+        if number:
+            self._stop = Preempted(signal.Signals(number), step)
+            self._save_as_before_step()
+            raise self._stop
 
     # ----- what the callback below asks for -----
 
@@ -167,8 +197,7 @@ class Resumable:
             self._saved_step = step
             path = self._resumed_from / f"progress_{distributed.rank()}.pt"
             if path.exists():  # else this rank did not exist at the save
-                for name, value in torch.load(path, weights_only=True).items():
-                    setattr(self, name, _put_back(getattr(self, name), value))
+                self._set_sums(torch.load(path, weights_only=True))
         best = state.best_global_step
         state.best_model_checkpoint = str(self._run_dir / f"checkpoint-{best}") if best else None
         if distributed.rank() == 0:
@@ -176,6 +205,12 @@ class Resumable:
         self.lines = _Lines(MetricsLog(self._config, step, state.max_steps))
         self._boundary = StepBoundary(self._config.requeue)
         self._boundary.begin(step)
+
+    def step_begins(self, state: transformers.TrainerState) -> None:
+        self.lines.flush()
+        if self.asks_outside:
+            seen = state.num_input_tokens_seen
+            self._before_step = {"rng": rng.get_state(), "sums": self._sums(), "tokens": seen}
 
     def step_ended(self, state: transformers.TrainerState, control: transformers.TrainerControl) -> None:
         step = state.global_step
@@ -224,8 +259,8 @@ class Resumable:
                 log.warning("could not save step %d (%s): going on", step, error)
                 self._boundary.saved()
         if self._stop:
-            if self._board:
-                self._board.close()
+            if self.board:
+                self.board.close()
             raise self._stop
         self._boundary.go_on()
 
@@ -269,6 +304,24 @@ class Resumable:
         alike = torch.load(Path(checkpoint, _ALIKE), map_location="cpu", weights_only=True)
         sharded.restore(Path(checkpoint), alike, self._parts())
 
+    def _sums(self) -> dict[str, Any]:
+        return {name: _plain(getattr(self, name)) for name in _SUMS if hasattr(self, name)}
+
+    def _set_sums(self, sums: dict[str, Any]) -> None:
+        trainer: Any = self
+        for name, value in sums.items():
+            kept = trainer._prepare_input(value) if name == _BUFFER else _put_back(getattr(self, name), value)
+            setattr(self, name, kept)
+
+    def _save_as_before_step(self) -> None:
+        """In the midst of a step that has changed nothing yet but random numbers and sums."""
+        trainer: Any = self
+        if self._before_step and trainer.state.global_step > 0:
+            rng.set_state(self._before_step["rng"])
+            self._set_sums(self._before_step["sums"])
+            trainer.state.num_input_tokens_seen = self._before_step["tokens"]
+            trainer._save_checkpoint(trainer.model_wrapped, None)
+
     def _parts(self) -> dict[str, Any]:
         trainer: Any = self
         return {
@@ -293,8 +346,7 @@ class Resumable:
             self._writing_to = folder
             parent: Any = super()
             parent._save_checkpoint(model, trial)
-            sums = {name: _plain(getattr(self, name)) for name in _SUMS if hasattr(self, name)}
-            torch.save(sums, folder / f"checkpoint-{step}" / f"progress_{distributed.rank()}.pt")
+            torch.save(self._sums(), folder / f"checkpoint-{step}" / f"progress_{distributed.rank()}.pt")
         except Exception as error:
             failure = _disk_error(error)
             if failure is None:
@@ -349,7 +401,7 @@ class _AtBoundaries(transformers.TrainerCallback):
         self._trainer.begin(state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self._trainer.lines.flush()
+        self._trainer.step_begins(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._trainer.step_ended(state, control)
