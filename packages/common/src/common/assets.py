@@ -95,14 +95,18 @@ def locate(config: Config, assets: Assets, embedded: str) -> Folders:
     if assets.kind == "embedded":
         from common import distributed
 
-        cache = Path(config.paths.work_root) / ".vec_assets"
         # rank 0 alone: save_pretrained writes nothing on the others, and does not say so
         return distributed.on_rank_0(
-            lambda: Folders(_made(cache, embedded, assets.model), _made(cache, embedded, assets.data))
+            lambda: Folders(_made(config, embedded, assets.model), _made(config, embedded, assets.data))
         )
     os.environ["HF_HUB_OFFLINE"] = "1"
     folders = _located(config, assets, fetch=False)
     return _staged(folders) if assets.stage else folders
+
+
+def embedded_folder(config: Config, embedded: str, name: str) -> Path:
+    """Where `locate` makes it."""
+    return Path(config.paths.work_root) / ".vec_assets" / f"{embedded}.{name}"
 
 
 def context_length(model: Path) -> int | None:
@@ -216,11 +220,11 @@ def _embedded(module: str, name: str) -> Embedded:
     return known[name]
 
 
-def _made(cache: Path, module: str, name: str) -> Path:
+def _made(config: Config, module: str, name: str) -> Path:
     """Made once for all runs of a work root; jobs that start at the same moment each make it, and one of them wins."""
-    folder = cache / f"{module}.{name}"
+    folder = embedded_folder(config, module, name)
     if not folder.exists():
-        temporary = cache / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         temporary.mkdir(parents=True)
         try:
             _embedded(module, name).make(temporary)

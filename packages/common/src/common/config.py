@@ -6,7 +6,7 @@ template's config.yaml. `__post_init__` runs for every point of a sweep before a
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -104,6 +104,18 @@ class Compute:
         return self.nodes * self.tasks_per_node
 
 
+@dataclass(frozen=True)
+class Service:
+    """A server that a run needs beside it, in a job of its own (common.service)."""
+
+    name: str  # for its job and its log
+    command: list[str]  # what starts it; {port} is filled in
+    env: dict[str, str]  # of its environment, besides
+    health: str  # path that answers 200 once it is ready, e.g. /health
+    needs: str  # file or folder without which it is not started; the run may make it
+    compute: Compute  # its resources
+
+
 @dataclass
 class Requeue:
     enabled: bool = True  # put an interrupted run back into the queue
@@ -174,6 +186,10 @@ class Config:
             UserError: what is wrong, and what to do.
         """
 
+    def service(self) -> Service | None:
+        """The server that a run needs beside it, if it does; the launcher starts it, and it ends with the run."""
+        return None
+
     def estimate(self) -> str:
         """What `--estimate` prints: how much of a machine the run needs.
 
@@ -226,7 +242,19 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     """What decides the result of a run, as flat keys: `{"trainer.seed": 42, ...}`."""
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in NOT_IDENTITY])
     flat = flatten(OmegaConf.to_container(kept, resolve=True))
-    return {key: value for key, value in flat.items() if key not in NOT_IDENTITY}
+    left_out = (*NOT_IDENTITY, *presets(OmegaConf.get_type(cfg)))
+    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in left_out)}
+
+
+def presets(kind: Any, prefix: str = "") -> list[str]:
+    """The fields of a schema that take a compute preset: `compute`, and those of services, as `rollout.compute`."""
+    found: list[str] = []
+    for one in fields(kind) if is_dataclass(kind) else ():
+        if one.type is Compute or Compute in get_args(one.type):
+            found.append(f"{prefix}{one.name}")
+        else:
+            found += presets(one.type, f"{prefix}{one.name}.")
+    return found
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

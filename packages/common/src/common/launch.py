@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from common import attempts, compose, ownership, preempt
-from common.config import open_dicts, to_typed
+from common.config import open_dicts, presets, to_typed
 from common.errors import SilentRankError, UserError
 
 _VERSION_BASE = "1.3"
@@ -80,6 +80,7 @@ def launch(template: str, args: list[str] | None = None) -> None:
         ConfigStore.instance().store(name="schema", node=node)
         folder = _folder(template)
         args = [_open_dict_override(arg, open_dicts(schema)) for arg in args]
+        args = [_preset_of_service(arg, presets(schema)) for arg in args]
         _refuse_renamed(args, schema.renamed)
         if _ESTIMATE in args:
             print(_estimate(template, folder, [arg for arg in args if arg != _ESTIMATE]))
@@ -193,6 +194,12 @@ def _open_dict_override(arg: str, dicts: list[str]) -> str:
     """`user.slurm.additional_parameters.qos=fast` adds a key to a free-form dict: no `+` needed for that."""
     key = arg.partition("=")[0]
     return f"++{arg}" if any(key.startswith(f"{name}.") for name in dicts) else arg
+
+
+def _preset_of_service(arg: str, fields: list[str]) -> str:
+    """`rollout.compute=killarney/l40s_1x` chooses a file of the group `compute`, as `compute=...` itself does."""
+    key = arg.partition("=")[0]
+    return f"compute@{arg}" if key in fields and "." in key else arg
 
 
 def _refuse_renamed(args: list[str], renamed: dict[str, str]) -> None:

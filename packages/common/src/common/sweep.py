@@ -35,6 +35,7 @@ class Point:
     overrides: list[str]
     config: dict[str, Any]
     job_id: str | None = None
+    service_job_id: str | None = None  # of the server that it needs beside it, if it does
 
 
 @dataclass

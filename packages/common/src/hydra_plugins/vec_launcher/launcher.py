@@ -1,5 +1,6 @@
 """The launcher `vec`: checks every point of a sweep, then submits them as job arrays (what they run: _node.py)."""
 
+import copy
 import logging
 import math
 import os
@@ -17,24 +18,33 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from common import attempts, compose, jobs, local, paths, preempt, slurm, sweep
-from common.config import identity, to_typed
+from common.config import Service, identity, to_typed
 from common.errors import UserError
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from ._node import run_on_node
 from ._options import additional_options
+from ._service import serve_on_node
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class Request:
+    """What a job asks for."""
+
+    params: dict[str, Any]  # of hydra.launcher
+    additional: dict[str, Any]  # sbatch options without a field of their own
+
+
+@dataclass
+class Run(Request):
     """A point of the sweep, composed and checked."""
 
     point: sweep.Point
     cfg: DictConfig  # with the hydra node
-    params: dict[str, Any]  # of hydra.launcher
-    additional: dict[str, Any]  # sbatch options without a field of their own
+    service: Service | None  # the server that it needs beside it
+    beside: Request | None  # what that asks for
 
 
 class VecLauncher(BaseSubmititLauncher):
@@ -53,7 +63,10 @@ class VecLauncher(BaseSubmititLauncher):
         earlier = _check_folder(runs, sweep_dir)
         arrays = _arrays(runs)
         for array in arrays:
-            _check_request(array)
+            _check_request(array[0], len(array))
+        for run in runs:
+            if run.beside:
+                _check_request(run.beside, 1)
 
         submissions = [*earlier, _record(runs)]
         _warn_of_other_code(submissions)
@@ -68,6 +81,10 @@ class VecLauncher(BaseSubmititLauncher):
         for array in arrays:
             self._submit(array, runs)
             sweep.write(sweep_dir, submissions)
+        for run in runs:
+            if run.beside:
+                self._submit_service(run, runs)
+                sweep.write(sweep_dir, submissions)
         submissions[-1].state = "submitted"
         sweep.write(sweep_dir, submissions)
         return _wait(runs, sweep_dir)
@@ -89,27 +106,17 @@ class VecLauncher(BaseSubmititLauncher):
         return runs
 
     def _submit(self, array: list[Run], runs: list[Run]) -> None:
-        """Queue one array and note its job ids; if that fails, cancel what is queued of the sweep."""
-        try:
-            job_ids = self._queue(array)
-        except Exception as error:  # a limit on jobs, a full disk: sbatch --test-only does not see them
-            slurm.cancel([run.point.job_id for run in runs if run.point.job_id])
-            raise UserError(f"Submission failed: {' '.join(str(error).split())} Nothing is left queued.") from error
-        for run, job_id in zip(array, job_ids, strict=True):
+        """Queue one array and note its job ids."""
+        calls = [(run_on_node, self.task_function, run.cfg) for run in array]
+        for run, job_id in zip(array, _queue(array[0], calls, runs), strict=True):
             run.point.job_id = job_id
 
-    def _queue(self, array: list[Run]) -> list[str]:
-        from submitit.core.utils import DelayedSubmission
-
-        params = array[0].params
-        calls = [DelayedSubmission(run_on_node, self.task_function, run.cfg) for run in array]
-        if params["executor"] == "local":
-            return local.submit(_local_plan(params, len(array)), calls)
-        from ._executors import slurm_executor
-
-        executor = slurm_executor(params, array[0].additional)
-        with slurm.clean_environment():
-            return [str(job.job_id) for job in executor._internal_process_submissions(calls)]
+    def _submit_service(self, run: Run, runs: list[Run]) -> None:
+        """Queue the server of one run, which ends with it."""
+        assert run.beside is not None
+        run.point.service_job_id = _queue(run.beside, [(serve_on_node, run.service, run.cfg, run.beside.params)], runs)[
+            0
+        ]
 
     def _run_here(self, run: Run, sweep_dir: Path) -> JobReturn:
         assert self.task_function is not None
@@ -121,6 +128,31 @@ class VecLauncher(BaseSubmititLauncher):
         except Exception as error:
             traceback.print_exception(error)  # the training's own, as in the log of a job
             raise UserError(f"Run {run.point.index} failed: {type(error).__name__}: {error}") from error
+
+
+def _queue(request: Request, calls: list[tuple[Any, ...]], runs: list[Run]) -> list[str]:
+    """One array of calls. If that fails, cancel what is queued of the sweep.
+
+    Returns:
+        Its job ids.
+
+    Raises:
+        UserError: a limit on jobs, a full disk: sbatch --test-only does not see them.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    delayed = [DelayedSubmission(*call) for call in calls]
+    try:
+        if request.params["executor"] == "local":
+            return local.submit(_local_plan(request.params, len(calls)), delayed)
+        from ._executors import slurm_executor
+
+        executor = slurm_executor(request.params, request.additional)
+        with slurm.clean_environment():
+            return [str(job.job_id) for job in executor._internal_process_submissions(delayed)]
+    except Exception as error:
+        slurm.cancel([run.point.job_id for run in runs if run.point.job_id])
+        raise UserError(f"Submission failed: {' '.join(str(error).split())} Nothing is left queued.") from error
 
 
 def _check_point(cfg: DictConfig, index: int, overrides: list[str]) -> Run:
@@ -138,11 +170,29 @@ def _check_point(cfg: DictConfig, index: int, overrides: list[str]) -> Run:
     # lift the hydra node out instead of copying the rest: a sweep has many points
     with flag_override(cfg, ["struct", "no_deepcopy_set_nodes"], [False, True]):
         hydra = cfg.pop("hydra")
-        to_typed(cfg).before_submission()
+        typed = to_typed(cfg)
+        typed.before_submission()
         point = sweep.Point(index, overrides, identity(cfg))
         hydra._set_parent(None)  # OmegaConf copies what it takes for a part of the same config
         cfg.hydra = hydra
-    return Run(point, cfg, params, additional_options(cfg, params))
+    service = typed.service()
+    beside = None if service is None else _request_of_service(cfg, service)
+    return Run(params, additional_options(cfg, params), point, cfg, service, beside)
+
+
+def _request_of_service(cfg: DictConfig, service: Service) -> Request:
+    """What the launcher would ask for with the service's preset in the place of the run's."""
+    other = copy.deepcopy(cfg)
+    with open_dict(other):
+        other.compute = OmegaConf.structured(service.compute)
+        other.hydra.launcher.name = f"{cfg.hydra.job.name}.{service.name}"
+    if other.compute.executor != cfg.compute.executor:
+        raise UserError(
+            f"the run is on {cfg.compute.executor}, its {service.name} on {other.compute.executor}: both need a preset "
+            "of the same place"
+        )
+    params: Any = OmegaConf.to_container(other.hydra.launcher, resolve=True)
+    return Request(params, additional_options(other, params))
 
 
 def _check_folder(runs: list[Run], sweep_dir: Path) -> list[sweep.Submission]:
@@ -156,7 +206,7 @@ def _check_folder(runs: list[Run], sweep_dir: Path) -> list[sweep.Submission]:
         log.warning(f"run {index} goes on with a change: {'; '.join(changes)}")
     _warn_of_slow_saves(runs)
     for submission in earlier:
-        ids = [str(point.job_id) for point in submission.points if point.job_id]
+        ids = [job_id for point in submission.points for job_id in (point.job_id, point.service_job_id) if job_id]
         for job_id, state in jobs.states(submission.executor, f"{sweep_dir}/submitit_logs/%j", ids).items():
             if state.live:  # two jobs in one run directory would overwrite each other
                 raise UserError(
@@ -199,17 +249,17 @@ def _arrays(runs: list[Run]) -> list[list[Run]]:
     return list(arrays.values())
 
 
-def _check_request(array: list[Run]) -> None:
-    params = array[0].params
+def _check_request(request: Request, count: int) -> None:
+    params = request.params
     if params["executor"] == "local":
-        _local_plan(params, len(array))
+        _local_plan(params, count)
     elif params["executor"] == "slurm":
         slurm.check_available()
         from ._executors import script, slurm_executor
 
-        executor = slurm_executor(params, array[0].additional)
+        executor = slurm_executor(params, request.additional)
         try:
-            slurm.test_only(script(executor, len(array)))
+            slurm.test_only(script(executor, count))
         except UserError as error:
             raise UserError(f"{error} Asked for: {_request(params)}. Nothing was submitted.") from error
 
@@ -250,6 +300,8 @@ def _wait(runs: list[Run], sweep_dir: Path) -> Sequence[JobReturn]:
     points = [run.point for run in runs]
     ids = ",".join(sorted({str(point.job_id).split("_")[0] for point in points}))
     watch.say(f"Submitted {len(runs)} run(s) as job {ids}; results will be in {sweep_dir}/<run>/outputs")
+    if services := ",".join(str(point.service_job_id) for point in points if point.service_job_id):
+        watch.say(f"Their servers are job {services}; each ends with its run")
     if not (executor != "slurm" if wait is None else wait):
         watch.say(f"See them: squeue --me -j {ids}   follow: tail -F {sweep_dir}/submitit_logs/*/*.err")
         return []

@@ -3,6 +3,7 @@
 Its key comes from the environment (`trainer.judge.api_key_env`) and goes into no file.
 """
 
+import logging
 import os
 import re
 import threading
@@ -14,6 +15,8 @@ import openai
 
 from common.errors import UnavailableError
 from rl.grpo.schema import JudgeFields
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
 
 class Judge:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from common import assets
-from common.config import Compute, require
+from common.config import Compute, Service, require
 from common.config import Config as CommonConfig
 from common.errors import UserError
 from common.finetuning import Lora
@@ -155,6 +155,17 @@ class Config(CommonConfig):
             "rollout=vllm_server trains all parameters: take trainer.lora.rank=0, or another rollout",
         )
         check_pattern("assets.target_pattern", self.assets.target_pattern, groups=1)
+
+    def service(self) -> Service | None:
+        rollout = self.rollout
+        if rollout.kind != "vllm_server":
+            return None
+        assert rollout.compute is not None
+        assert rollout.command is not None
+        folders = assets.check(self, self.assets, EMBEDDED)
+        model = folders.model if folders else assets.embedded_folder(self, EMBEDDED, self.assets.model)
+        command = [part.replace("{model}", str(model)) for part in rollout.command]
+        return Service("rollout", command, {"VLLM_SERVER_DEV_MODE": "1"}, "/health", str(model), rollout.compute)
 
     def before_submission(self) -> None:
         folders = assets.check(self, self.assets, EMBEDDED)

@@ -28,6 +28,7 @@ from common.assets import locate
 from common.checkpoint import parameters_sha256
 from common.config import require
 from rl.grpo import rewards
+from rl.grpo.rollouts import ServerRollouts
 from rl.grpo.schema import EMBEDDED, Assets, Config, Trainer
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ class ResumableTrainer(Resumable, trl.GRPOTrainer):  # pyright: ignore[reportInc
         if self._step % (args.steps_per_generation * self.num_iterations) == 0:
             self._buffered_inputs = None  # not used again, and not to be saved
         return loss
+
+    def take_completions_from(self, rollouts: ServerRollouts) -> None:
+        """As from TRL's own vLLM server, with its correction for the server's arithmetic."""
+        self.use_vllm, self.vllm_mode, self._last_loaded_step = True, "server", -1
+        self.vllm_generation = rollouts
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The rewards of the most likely completion of each held-out prompt, averaged; some are shown."""
@@ -210,6 +216,8 @@ def train(config: Config) -> dict[str, float]:
         processing_class=tokenizer,
         peft_config=build_adapter(cfg.lora),
     )
+    if config.rollout.kind == "vllm_server":
+        trainer.take_completions_from(ServerRollouts(trainer, config, config.rollout.wait_min * 60))
     trainer.train(resume_from_checkpoint=checkpoint)
 
     # ----- finish -----
