@@ -218,8 +218,8 @@ def open_dicts(kind: Any, prefix: str = "") -> list[str]:
     for one in fields(kind):
         if get_origin(one.type) is dict:
             found.append(f"{prefix}{one.name}")
-        elif is_dataclass(one.type):
-            found += open_dicts(one.type, f"{prefix}{one.name}.")
+        for part in (one.type, *get_args(one.type)):  # a dataclass, or one or None
+            found += open_dicts(part, f"{prefix}{one.name}.") if is_dataclass(part) else []
     return found
 
 

@@ -73,8 +73,7 @@ def _serve_once(service: Service, out_dir: Path, host: str, needed: Callable[[],
     port = _free_port()
     command = [part.replace("{port}", str(port)) for part in service.command]
     log.info("starting %s", " ".join(command))
-    with preempt.unheard():
-        process = subprocess.Popen(command, env=os.environ | service.env, start_new_session=True)
+    process = subprocess.Popen(command, env=os.environ | service.env, start_new_session=True)
     ready = False
     try:
         while process.poll() is None:
