@@ -193,7 +193,7 @@ def _package_help(package: str, command: str, known: dict[str, str]) -> str:
 def _open_dict_override(arg: str, dicts: list[str]) -> str:
     """`user.slurm.additional_parameters.qos=fast` adds a key to a free-form dict: no `+` needed for that."""
     key = arg.partition("=")[0]
-    return f"++{arg}" if any(key.startswith(f"{name}.") for name in dicts) else arg
+    return f"++{arg}" if any(f"{key}.".startswith(f"{name}.") for name in dicts) else arg
 
 
 def _preset_of_service(arg: str, fields: list[str]) -> str:

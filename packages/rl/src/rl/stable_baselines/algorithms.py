@@ -58,8 +58,7 @@ def check(algo: str, hyperparameters: dict[str, Any], action_noise: str | None) 
             key in known,
             f"{algo} has no hyperparameter {key}"
             + (f": did you mean {near[0]}?" if near else "")
-            + ". The tuned ones of an env=... file belong to one algorithm; for another one write "
-            "'~trainer.hyperparameters' '+trainer.hyperparameters={}' first, which leaves the defaults",
+            + ". Those of an env=... file are tuned for one algorithm; env=any env.id=<id> has none",
         )
     require(
         action_noise is None or "action_noise" in _arguments(algo),

@@ -6,6 +6,7 @@ Nothing at the top imports torch: `check` runs on the login node, too.
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,12 @@ def make(env_id: str, kwargs: dict[str, Any], atari: bool) -> gym.Env[Any, Any]:
         gym.register_envs(ale_py)
     elif atari or env_id.startswith("ALE/"):
         raise UserError(_not_installed(env_id, "atari"))
+    module, _, name = env_id.rpartition(":")
     try:
-        pictures: dict[str, Any] = {"render_mode": "rgb_array"} if "rgb_array" in _render_modes(env_id) else {}
-        return gym.make(env_id, **(pictures | kwargs))
+        if module:
+            importlib.import_module(module)
+        pictures: dict[str, Any] = {"render_mode": "rgb_array"} if "rgb_array" in _render_modes(name) else {}
+        return gym.make(name, **(pictures | kwargs))
     except (gym.error.NameNotFound, gym.error.NamespaceNotFound, gym.error.VersionNotFound, gym.error.DeprecatedEnv):
         near = difflib.get_close_matches(env_id, gym.registry, n=3)
         raise UserError(
@@ -65,7 +69,7 @@ def make(env_id: str, kwargs: dict[str, Any], atari: bool) -> gym.Env[Any, Any]:
             + ". One of your own: env.id=my_package:My-v0, where importing my_package registers it."
         ) from None
     except gym.error.DependencyNotInstalled as error:
-        extra = next((extra for extra in _EXTRAS if extra in str(gym.spec(env_id).entry_point)), None)
+        extra = next((extra for extra in _EXTRAS if extra in str(gym.spec(name).entry_point)), None)
         raise UserError(_not_installed(env_id, extra) if extra else f"env.id={env_id}: {error}") from None
     except ModuleNotFoundError as error:
         raise UserError(
@@ -88,7 +92,8 @@ def restorable(env: Env) -> Restorable:
 
 def build(env: Env, n_envs: int, gamma: float, seed: int, subprocesses: bool) -> VecEnv:
     """`n_envs` environments side by side; the first reset takes the seeds `seed`, `seed + 1`, ..."""
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
     from common.adapters.stable_baselines3 import Subprocesses
 
@@ -104,6 +109,9 @@ def build(env: Env, n_envs: int, gamma: float, seed: int, subprocesses: bool) ->
         built = VecFrameStack(built, env.frame_stack)
     if env.normalize_observations or env.normalize_rewards:
         built = VecNormalize(built, norm_obs=env.normalize_observations, norm_reward=env.normalize_rewards, gamma=gamma)
+    space: Any = built.observation_space
+    if is_image_space(space) and not is_image_space_channels_first(space):
+        built = VecTransposeImage(built)  # as the algorithm would, but also for the evaluation
     return built
 
 

@@ -2,7 +2,7 @@
 
 uv run --package rl rl-launch stable_baselines compute=local env=cartpole
 uv run --package rl --extra mujoco rl-launch stable_baselines compute=bon_echo/cpu_1x env=halfcheetah trainer.seed=1,2,3
-uv run --package rl rl-launch stable_baselines compute=local env=cartpole env.id=Acrobot-v1 env.n_envs=16
+uv run --package rl rl-launch stable_baselines compute=local env=any env.id=Acrobot-v1 trainer.algo=dqn
 """
 
 import importlib
