@@ -1,6 +1,6 @@
 """A small server that speaks as much of vLLM's protocol as rl.grpo uses, and serves a model with transformers.
 
-    python -m tests.rl.server <folder of the model> <port> [file to note requests in]
+    python tests/rl/server.py <folder of the model> <port> [requests after which it ends and never starts again]
 
 Its completions depend on the weights, the prompts and the seed alone.
 """
@@ -8,6 +8,7 @@ Its completions depend on the weights, the prompts and the seed alone.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,16 +20,17 @@ from transformers import AutoModelForCausalLM
 
 class Server(BaseHTTPRequestHandler):
     model: Any
-    notes: Path | None
+    left: int  # requests until it ends
 
     def do_GET(self) -> None:
         self._answer({"data": [{"id": "tiny"}]} if self.path == "/v1/models" else {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.notes:
-            with self.notes.open("a") as file:
-                file.write(f"{self.path}\n")
+        type(self).left -= 1
+        if self.left == 0:
+            Path("ended").touch()
+            os._exit(1)
         if self.path == "/collective_rpc":
             assert body["method"] == "reload_weights"
             type(self).model = AutoModelForCausalLM.from_pretrained(body["kwargs"]["weights_path"], dtype=torch.float32)
@@ -72,6 +74,8 @@ class Server(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     folder, port, *rest = sys.argv[1:]
+    if Path("ended").exists():
+        sys.exit(1)
     Server.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    Server.notes = Path(rest[0]) if rest else None
+    Server.left = int(rest[0]) if rest else -1
     ThreadingHTTPServer(("", int(port)), Server).serve_forever()

@@ -13,7 +13,7 @@ from typing import Any
 from math_verify import parse, verify
 
 from common import distributed
-from common.errors import UserError
+from common.errors import UnavailableError
 from rl.grpo.judge import Judge
 from rl.grpo.schema import Trainer, own_reward
 
@@ -99,7 +99,7 @@ def _call(name: str, reward: Reward, batch: dict[str, Any]) -> list[float | None
     prompts = batch["prompts"]
     try:
         rewards = reward(**batch)
-    except (UserError, ConnectionError):
+    except UnavailableError:
         raise
     except Exception as error:
         raise RewardError(f"reward {name} raised {type(error).__name__}: {error}{_where(reward, batch)}") from error

@@ -57,6 +57,7 @@ class Trainer:
     max_length: int = MISSING  # tokens of prompt and completion; prompts that leave no room are left out
     max_new_tokens: int = MISSING  # tokens of a completion
     num_generations: int = MISSING  # completions of a prompt that are compared with each other
+    num_iterations: int = MISSING  # how often completions are learnt from
     temperature: float = MISSING  # of the completions to learn from
     num_epochs: int = MISSING
     batch_size: int = MISSING  # completions per process and backward pass
@@ -82,8 +83,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         for name in (
-            "max_length", "max_new_tokens", "num_epochs", "batch_size", "accumulation", "eval_batch_size",
-            "length_free", "logging_steps", "save_steps", "eval_steps",
+            "max_length", "max_new_tokens", "num_iterations", "num_epochs", "batch_size", "accumulation",
+            "eval_batch_size", "length_free", "logging_steps", "save_steps", "eval_steps",
         ):  # fmt: skip
             require(getattr(self, name) >= 1, f"trainer.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("weight_decay", "beta", "samples", "seed"):

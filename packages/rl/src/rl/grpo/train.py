@@ -172,6 +172,7 @@ def train(config: Config) -> dict[str, float]:
         seed=cfg.seed,
         num_generations=cfg.num_generations,
         max_completion_length=cfg.max_new_tokens,
+        num_iterations=cfg.num_iterations,
         temperature=cfg.temperature,
         beta=cfg.beta,
         reward_weights=cfg.reward_weights,
