@@ -19,7 +19,7 @@ check: $(UV)  ## format, lint, types, import directions
 fmt: $(UV)  ## format and mend what can be mended
 	$(RUN) ruff format . && $(RUN) ruff check --fix .
 bench: $(UV) slurm-installed  ## the tables of benchmarks/README.md
-	$(RUN) python -m benchmarks.launch && $(RUN) python -m benchmarks.mlp_single && $(RUN) python -m benchmarks.checkpoint && $(RUN) python -m benchmarks.preemption && $(RUN) python -m benchmarks.trainers
+	$(RUN) python -m benchmarks.launch && $(RUN) python -m benchmarks.mlp_single && $(RUN) python -m benchmarks.checkpoint && $(RUN) python -m benchmarks.preemption && $(RUN) python -m benchmarks.trainers && $(RUN) python -m benchmarks.stable_baselines
 docs: $(UV)  ## renew the tables of fields in the packages' READMEs
 	$(RUN) python -m common.fields packages/*/README.md
 lock: $(UV)  ## renew uv.lock and requirements.lock to the date in pyproject.toml

@@ -47,6 +47,12 @@ TEMPLATES = {  # what makes about STEPS steps
     "llm.dpo": ["trainer.num_epochs=1", "trainer.batch_size=78"],
     "vlm.image_captioning": ["trainer.num_epochs=1", "trainer.batch_size=14", "trainer.print_every=20"],
     "vlm.sft": ["trainer.num_epochs=1", "trainer.batch_size=14"],
+    "rl.grpo": [
+        "trainer.num_epochs=1",
+        "trainer.num_generations=8",
+        "trainer.batch_size=64",
+        "trainer.logging_steps=20",
+    ],
 }
 QUIET = ["trainer.eval_steps=1000", "trainer.save_steps=1000"]
 
@@ -99,6 +105,7 @@ def training(template: str, overrides: list[str], folder: Path) -> None:
 
     class Bare(library):
         def __init__(self, *, config: Config, save_steps: int, **others: Any) -> None:
+            others.pop("trainer", None)  # the fields that rl.grpo's own trainer takes besides
             others["args"].save_strategy = transformers.trainer_utils.SaveStrategy.STEPS
             others["args"].save_steps, others["args"].save_total_limit = save_steps, 2
             super().__init__(**others)
@@ -143,9 +150,10 @@ def configuration(template: str, overrides: list[str], folder: Path, name: str) 
     node.template = template
     ConfigStore.instance().store(name="schema", node=node)
     home = Path(schema.__file__ or "").parent
+    embedded = ["assets=embedded"] if (home / "assets").exists() else []
     where = [f"compute.work_root={folder}", f"experiment_name={name}", f"paths.out_dir={folder}/{name}"]
     with initialize_config_dir(str(home), version_base="1.3"):
-        cfg = compose("config", ["compute=inprocess", "assets=embedded", *where, *overrides], return_hydra_config=True)
+        cfg = compose("config", ["compute=inprocess", *embedded, *where, *overrides], return_hydra_config=True)
     with open_dict(cfg):
         del cfg["hydra"]
     Path(folder, name).mkdir()
