@@ -19,6 +19,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from common import preempt
 from common.adapters.gymnasium import Restorable, can_restore
 from common.adapters.replay import Replay
+from common.adapters.stable_baselines3 import Subprocesses
 from common.config import to_typed
 from common.errors import UserError
 from common.paths import read_lines
@@ -245,6 +246,25 @@ class Telling(Hidden):
 def test_an_environment_of_ones_own_may_give_its_state_itself() -> None:
     assert not can_restore(lambda: Restorable(Hidden()), SEED)
     assert can_restore(lambda: Restorable(Telling()), SEED)
+
+
+@pytest.mark.learns
+@pytest.mark.minutes(1)
+def test_environments_in_processes_of_their_own_do_not_end_of_the_signals() -> None:
+    from multiprocessing import forkserver
+
+    env = environments.build(Env(id="CartPole-v1"), 2, 0.99, SEED, subprocesses=True)
+    assert isinstance(env, Subprocesses)
+    pids = [process.pid for process in env.processes]
+    helper = forkserver._forkserver._forkserver_pid  # pyright: ignore[reportAttributeAccessIssue]
+    env.reset()
+    for pid in (*pids, helper):
+        for sig in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):  # Slurm signals every process of a job
+            os.kill(pid, sig)
+    for _ in range(3):
+        env.step(np.zeros(2, dtype=int))
+    env.close()
+    assert all(process.exitcode == 0 for process in env.processes)
 
 
 # ----- the replay buffer -----

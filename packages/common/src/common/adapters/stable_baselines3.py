@@ -17,6 +17,7 @@ says so, and all else is exact.
 
 import logging
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -193,5 +194,7 @@ class Subprocesses(SubprocVecEnv):
     """Environments in processes of their own, which end with the run and not of the signals that tell it to stop."""
 
     def __init__(self, env_fns: list[Callable[[], Any]]) -> None:
+        with preempt.unheard():
+            resource_tracker.ensure_running()  # Python's own helper; its start ends the blocking of TERM
         with preempt.unheard():
             super().__init__(env_fns)

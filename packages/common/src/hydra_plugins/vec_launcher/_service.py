@@ -40,8 +40,8 @@ def serve_on_node(wanted: Service, cfg: DictConfig, params: dict[str, Any]) -> N
         service.serve(wanted, Path(cfg.paths.out_dir), host, run.live)
     except preempt.Preempted as stop:
         in_grace = slurms and stop.signal == signal.SIGTERM and slurm.preempted_with_grace(env.job_id)
-        if stop.signal == signal.SIGTERM and not in_grace:
-            sys.exit(128 + signal.SIGTERM)  # Slurm decides whether the job comes back
+        if (stop.signal == signal.SIGTERM and not in_grace) or not params["requeue"]:
+            sys.exit(128 + stop.signal)  # after TERM, Slurm decides whether the job comes back
         env._requeue(params["max_num_timeout"])
 
 

@@ -36,9 +36,15 @@ class ServerRollouts:
     def __init__(self, trainer: Any, config: Config, wait_s: float) -> None:
         self._trainer = trainer
         self._out_dir = Path(config.paths.out_dir)
+        self._weights = self._out_dir / ".rollout_weights"
         self._seed = config.trainer.seed  # pyright: ignore[reportAttributeAccessIssue]
         self._wait_s = wait_s
         self._has: tuple[str, int] | None = None  # (instance, step of the weights that it has)
+
+    def close(self) -> None:
+        """The training has ended: remove the weights that were written for the server."""
+        if distributed.rank() == 0:
+            shutil.rmtree(self._weights, ignore_errors=True)
 
     def sync_weights(self) -> None:
         """TRL calls it before the first completions of a step; `generate` sends the weights where they are missing."""
@@ -87,9 +93,9 @@ class ServerRollouts:
         step = self._trainer.state.global_step
         if self._has == (instance, step):
             return
-        folder = self._out_dir / ".rollout_weights" / str(step)
+        folder = self._weights / str(step)
         if not folder.exists():
-            shutil.rmtree(folder.parent, ignore_errors=True)  # the last step's
+            shutil.rmtree(self._weights, ignore_errors=True)  # the last step's
             written = folder.with_suffix(".tmp")
             self._trainer.accelerator.unwrap_model(self._trainer.model).save_pretrained(written)
             written.rename(folder)

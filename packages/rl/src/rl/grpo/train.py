@@ -217,11 +217,13 @@ def train(config: Config) -> dict[str, float]:
         processing_class=tokenizer,
         peft_config=build_adapter(cfg.lora),
     )
+    rollouts = ServerRollouts(trainer, config, config.rollout.wait_min * 60)
     if config.rollout.kind == "vllm_server":
-        trainer.take_completions_from(ServerRollouts(trainer, config, config.rollout.wait_min * 60))
+        trainer.take_completions_from(rollouts)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     # ----- finish -----
+    rollouts.close()
     metrics = trainer.evaluate()
     model = trainer.accelerator.unwrap_model(trainer.model)
     step = trainer.state.global_step
