@@ -148,10 +148,11 @@ def test_every_algorithm_stopped_between_two_rollouts_ends_as_the_uninterrupted_
 
 @pytest.mark.learns
 @pytest.mark.minutes(1)
+@pytest.mark.parametrize("env", ["lunarlander", "bipedalwalker"])
 def test_an_environment_that_cannot_be_saved_begins_new_episodes_and_says_so(
-    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, env: str
 ) -> None:
-    often = ["env=lunarlander", "env.n_envs=2", "trainer.hyperparameters.n_steps=64", "trainer.total_timesteps=1000"]
+    often = [f"env={env}", "env.n_envs=2", "trainer.hyperparameters.n_steps=64", "trainer.total_timesteps=1000"]
     trained("stopped", *often, "trainer.log_every=100", stop_at=500)
     assert (
         "the state of this environment cannot be saved: after a requeue new episodes begin" in capsys.readouterr().out
