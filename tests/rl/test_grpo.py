@@ -52,7 +52,8 @@ def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Calla
 @pytest.mark.minutes(1)
 def test_two_processes_share_the_completions(run: Callable[..., Path]) -> None:
     few = ["trainer.num_epochs=1", "trainer.batch_size=64", "trainer.num_generations=128", "trainer.eval_steps=100"]
-    out_dir = run(TEMPLATE, "assets=embedded", "assets.train_rows=40", *few, "compute.tasks_per_node=2")
+    uneven = ["assets.eval_rows=5", "trainer.eval_batch_size=2"]  # two batches here, one there
+    out_dir = run(TEMPLATE, "assets=embedded", "assets.train_rows=40", *few, *uneven, "compute.tasks_per_node=2")
     assert json.loads((out_dir / "result.json").read_text())["step"] == 40  # one prompt a step, over both processes
 
 
@@ -177,14 +178,15 @@ def test_a_judge_that_is_down_is_named() -> None:
 
 @pytest.mark.learns
 @pytest.mark.minutes(1)
+@pytest.mark.parametrize(("requests", "step"), [(200, 3), (330, 5)], ids=["in a step", "in an evaluation"])
 def test_a_run_whose_judge_goes_down_saves_before_it_fails(
-    launch: Callable[..., Any], tmp_path: Path, fake_judge: str
+    launch: Callable[..., Any], tmp_path: Path, fake_judge: str, requests: int, step: int
 ) -> None:
     FakeJudge.faults = -(10**9)
 
     def break_later() -> None:
-        while len(FakeJudge.asked) < 200:
-            time.sleep(0.05)
+        while len(FakeJudge.asked) < requests:  # 64 a step, and 100 for an evaluation
+            time.sleep(0.002)
         FakeJudge.faults = 10**9
 
     threading.Thread(target=break_later, daemon=True).start()
@@ -194,12 +196,13 @@ def test_a_run_whose_judge_goes_down_saves_before_it_fails(
         "trainer.judge.retries=1",
         "trainer.logging_steps=1",
     ]
-    done = launch(TEMPLATE, "assets=embedded", *SHORT, *judged, "trainer.eval_steps=500", "trainer.save_steps=500")
+    done = launch(TEMPLATE, "assets=embedded", *SHORT, *judged, "trainer.eval_steps=5", "trainer.save_steps=500")
     assert done.returncode == 1
     assert f"the judge judge at {fake_judge} does not answer" in done.stdout
     out_dir = tmp_path / "vec_jobs" / "test" / "0" / "outputs"
     (saved,) = [line["step"] for line in read_lines(out_dir / "attempts.jsonl") if line["event"] == "save"]
-    assert saved == max(line["step"] for line in read_lines(out_dir / "metrics.jsonl"))
+    assert saved == step
+    assert [line["step"] for line in read_lines(out_dir / "metrics.jsonl")] == list(range(1, step + 1))
 
 
 # ----- mistakes -----

@@ -139,7 +139,7 @@ class Resumable:
         self._writing_to: Path | None = None  # where the Trainer puts its files during a save
         self._saved_step = -1
         self._stop: Preempted | None = None
-        self._before_step: dict[str, Any] = {}
+        self._before_step: dict[str, Any] = {}  # in the midst of a step: what it has changed already
         self._begun = time.monotonic()
         self._resumed_from: Path | None = None
         trainer: Any = self
@@ -214,6 +214,7 @@ class Resumable:
 
     def step_ended(self, state: transformers.TrainerState, control: transformers.TrainerControl) -> None:
         step = state.global_step
+        self._before_step = {}
         due, self._stop = self._boundary.reached(step)
         planned = self._save_steps is not None and step % self._save_steps == 0
         if due or planned or self._stop or step >= state.max_steps:
@@ -314,12 +315,13 @@ class Resumable:
             setattr(self, name, kept)
 
     def _save_as_before_step(self) -> None:
-        """In the midst of a step that has changed nothing yet but random numbers and sums."""
+        """In the midst of a step that has changed nothing yet but random numbers and sums, or between two steps."""
         trainer: Any = self
-        if self._before_step and trainer.state.global_step > 0:
+        if self._before_step:
             rng.set_state(self._before_step["rng"])
             self._set_sums(self._before_step["sums"])
             trainer.state.num_input_tokens_seen = self._before_step["tokens"]
+        if trainer.state.global_step > 0:
             trainer._save_checkpoint(trainer.model_wrapped, None)
 
     def _parts(self) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def checked(name: str, reward: Reward) -> Reward:
 
 def _call(name: str, reward: Reward, batch: dict[str, Any]) -> list[float | None]:
     prompts = batch["prompts"]
+    if not prompts:  # fewer held-out prompts than processes
+        return []
     try:
         rewards = reward(**batch)
     except UnavailableError:

@@ -142,22 +142,26 @@ def answer(trainer: ResumableTrainer, rows: list[dict[str, Any]]) -> list[dict[s
     functions: Any = trainer.reward_funcs
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     model.eval()
-    answered: list[dict[str, Any]] = []
+    ids: list[list[int]] = []
     for start in range(0, len(rows), cfg.eval_batch_size):
-        batch = rows[start : start + cfg.eval_batch_size]
-        asked = tokenizer.pad({"input_ids": [tokenize(tokenizer, row["prompt"]) for row in batch]}, return_tensors="pt")
-        asked = {name: asked[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        batch = [tokenize(tokenizer, row["prompt"]) for row in rows[start : start + cfg.eval_batch_size]]
+        asked = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
         tokens = model.generate(
-            **asked, max_new_tokens=cfg.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            input_ids=asked["input_ids"],
+            attention_mask=asked["attention_mask"],
+            max_new_tokens=cfg.max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
         )[:, asked["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        whole = {"prompts": [row["prompt"] for row in batch], "target": [row["target"] for row in batch]}
-        ids = [[token for token in line if token != tokenizer.pad_token_id] for line in tokens.tolist()]
-        values = {f.__name__: f(**whole, completions=texts, completion_ids=ids) for f in functions}
-        for number, row in enumerate(batch):
-            shown = {"prompt": rewards.text(row["prompt"]), "completion": texts[number], "target": row["target"]}
-            answered.append(shown | {name: value[number] for name, value in values.items()})
-    return answered
+        ids += [[token for token in line if token != tokenizer.pad_token_id] for line in tokens.tolist()]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    whole = {"prompts": [row["prompt"] for row in rows], "target": [row["target"] for row in rows]}
+    values = {f.__name__: f(**whole, completions=texts, completion_ids=ids) for f in functions}
+    return [
+        {"prompt": rewards.text(row["prompt"]), "completion": texts[number], "target": row["target"]}
+        | {name: value[number] for name, value in values.items()}
+        for number, row in enumerate(rows)
+    ]
 
 
 def train(config: Config) -> dict[str, float]:
