@@ -190,7 +190,6 @@ def train(config: Config) -> dict[str, float]:
         warmup_steps=cfg.warmup,
         weight_decay=cfg.weight_decay,
         activation_checkpointing=cfg.activation_checkpointing,
-        gradient_checkpointing=False,
         bf16=gpu and torch.cuda.is_bf16_supported(),
         logging_steps=cfg.logging_steps,
         eval_strategy="steps",
