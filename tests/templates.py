@@ -59,7 +59,7 @@ def drill(tmp_path: Path) -> Callable[..., str]:
         command = [str(Path(sys.executable).with_name("vec-jobs")), "drill", template.replace(".", "/")]
         options = ["--stops", "5", "--seed", "1", "--folder", str(tmp_path / "drill")]
         done = subprocess.run(
-            [*command, *options, "compute=local", "assets=embedded", f"paths.work_root={tmp_path}", *overrides],
+            [*command, *options, "compute=local", f"paths.work_root={tmp_path}", *overrides],
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

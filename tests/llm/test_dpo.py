@@ -30,7 +30,7 @@ def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Calla
     # two backward passes a step: signals come between them, too; logged, saved and evaluated at different steps
     steps = ["trainer.accumulation=2", "trainer.batch_size=32"]
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, *steps, *often)
+    printed = drill(TEMPLATE, "assets=embedded", *steps, *often)
     assert "6 attempts, begun at the steps 0, " in printed
     assert "equal: " in printed
 

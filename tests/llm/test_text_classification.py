@@ -30,7 +30,7 @@ def test_reaches_the_accuracy_it_promises(run: Callable[..., Path]) -> None:
 def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
     # logged every 7 steps, so that stops come between two lines; evaluated and saved in between
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "trainer.num_epochs=1", *often)
+    printed = drill(TEMPLATE, "assets=embedded", "trainer.num_epochs=1", *often)
     assert "6 attempts, begun at the steps 0, " in printed
     assert "equal: " in printed
 

@@ -28,7 +28,7 @@ def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Calla
     # LoRA, two backward passes a step, one worker; logged, saved and evaluated at different steps
     steps = ["trainer.accumulation=2", "trainer.batch_size=16", "trainer.num_epochs=2", "trainer.workers=1"]
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, *steps, *often, "trainer.lora.rank=8")
+    printed = drill(TEMPLATE, "assets=embedded", *steps, *often, "trainer.lora.rank=8")
     assert "6 attempts, begun at the steps 0, " in printed
     assert "equal: " in printed
 

@@ -13,7 +13,7 @@ from ._options import RENAMED
 
 # launcher fields that are not options of the script
 _NOT_SBATCH = {
-    "_target_", "executor", "wait", "requeue", "gpu_type", "python", "submitit_folder", "max_num_timeout",
+    "_target_", "executor", "only", "wait", "requeue", "gpu_type", "python", "submitit_folder", "max_num_timeout",
     "additional_parameters", "srun_args",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ class VecLauncherConf(SlurmQueueConf):
 
     setup: Any = None  # shell lines before srun; not typed as a list, or ${compute.setup} could not be merged into it
     executor: str = "slurm"  # slurm | local | inprocess
+    only: list[int] | None = None  # indices of the runs to submit; None: all
     wait: bool | None = None  # block until the jobs end; None: wait unless executor is slurm
     requeue: bool = True  # sbatch --requeue or --no-requeue
     gpu_type: str | None = None  # --gpus-per-node=<type>:<n>

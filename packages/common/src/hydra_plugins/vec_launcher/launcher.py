@@ -103,7 +103,10 @@ class VecLauncher(BaseSubmititLauncher):
                     raise UserError(text) from error
                 shown = sweep.redact(" ".join(overrides))
                 raise UserError(f"#{index} ({shown}): {text.rstrip('.')}. Nothing was submitted.") from error
-        return runs
+        only = runs[0].params["only"]
+        if missing := set(only or []) - {run.point.index for run in runs}:
+            raise UserError(f"hydra.launcher.only names run {min(missing)}: there are {len(runs)}, from 0 on.")
+        return [run for run in runs if only is None or run.point.index in only]
 
     def _submit(self, array: list[Run], runs: list[Run]) -> None:
         """Queue one array and note its job ids."""
