@@ -277,7 +277,7 @@ FIELDS: dict[str, tuple[str, str, str | bool]] = {
 }
 # fields that are no options of sbatch; each has a test of its own, above or with the launcher
 NOT_OPTIONS = {"_target_", "submitit_folder", "max_num_timeout", "setup", "srun_args", "use_srun", "executor", "wait",
-               "requeue", "gpu_type", "python"}  # fmt: skip
+               "requeue", "gpu_type", "python", "only"}  # fmt: skip
 
 
 def test_every_field_of_hydra_submitit_launcher_is_still_a_field_of_ours() -> None:

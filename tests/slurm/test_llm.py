@@ -46,7 +46,8 @@ def test_fsdp_on_two_gpus_preempted_by_a_high_priority_job_loses_no_step(submit:
 @pytest.mark.minutes(2)
 def test_command_of_the_seed_classifies_texts(slurm: SlurmCluster, tmp_path: Path) -> None:
     command = "uv run python -m llm.text_classification.launch compute=killarney/l40s_1x trainer.learning_rate=5e-4"
-    where = f"assets=embedded trainer.num_epochs=2 trainer.max_length=64 experiment_name=seed paths.work_root='{tmp_path}'"
+    short = "assets=embedded trainer.num_epochs=2 trainer.max_length=64"
+    where = f"{short} experiment_name=seed paths.work_root='{tmp_path}'"
     env = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | slurm.env() | {"USER": "root"}
     done = subprocess.run(
         f"{command} {where}", shell=True, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True

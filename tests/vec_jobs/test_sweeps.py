@@ -15,6 +15,8 @@ import pytest
 
 from common.paths import read_lines
 
+pytestmark = pytest.mark.learns  # they wait for trainings, short as they are
+
 VEC_JOBS = str(Path(sys.executable).with_name("vec-jobs"))
 Ask = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -77,7 +79,6 @@ def test_logs_shows_the_runs_own_log_and_its_stderr(vec_jobs: Ask) -> None:
     assert "Traceback" in vec_jobs("logs", "two", "1", "--err").stdout
 
 
-@pytest.mark.learns
 def test_retry_submits_the_failed_run_alone_and_leaves_the_others(vec_jobs: Ask, work_root: Path) -> None:
     done = work_root / "vec_jobs" / "two" / "0" / "outputs" / "result.json"
     before = done.stat().st_mtime_ns
@@ -88,7 +89,6 @@ def test_retry_submits_the_failed_run_alone_and_leaves_the_others(vec_jobs: Ask,
     assert [row["attempt"] for row in rows(vec_jobs("status", "two", "--json"))] == [1, 2]
 
 
-@pytest.mark.learns
 def test_a_cancelled_run_saves_and_a_retry_goes_on_from_there(vec_jobs: Ask, work_root: Path) -> None:
     launch(work_root, "long", "trainer.num_epochs=400", "hydra.launcher.wait=false", "trainer.log_every=1")
     out_dir = work_root / "vec_jobs" / "long" / "0" / "outputs"
