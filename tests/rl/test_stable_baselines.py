@@ -147,6 +147,15 @@ def test_every_algorithm_stopped_between_two_rollouts_ends_as_the_uninterrupted_
 
 
 @pytest.mark.learns
+def test_stopped_behind_its_last_rollout_is_evaluated_with_what_it_had_seen(trained: Trained, tmp_path: Path) -> None:
+    normalized = ["env=any", "env.id=Pendulum-v1", "trainer.algo=ppo", "env.normalize_observations=true"]
+    short = ["trainer.total_timesteps=600", "trainer.hyperparameters={n_steps: 64}", "trainer.log_every=100"]
+    straight = trained("stopped", *normalized, *short)
+    (tmp_path / "vec_jobs" / "stopped" / "0" / "outputs" / "result.json").unlink()
+    assert trained("stopped", *normalized, *short) == straight
+
+
+@pytest.mark.learns
 @pytest.mark.minutes(1)
 @pytest.mark.parametrize("env", ["lunarlander", "bipedalwalker"])
 def test_an_environment_that_cannot_be_saved_begins_new_episodes_and_says_so(

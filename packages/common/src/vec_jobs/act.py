@@ -13,8 +13,11 @@ from vec_jobs.sweeps import Run, Sweep
 _NOT_FAILED = ("COMPLETED", "UNKNOWN", "NOT SUBMITTED")
 
 
-def cancel(sweep: Sweep, runs: list[Run]) -> list[Run]:
-    """Tell runs that wait or run to end. They save before they leave.
+def cancel(sweep: Sweep, runs: list[Run], chosen: list[Run]) -> list[Run]:
+    """Tell chosen runs that wait or run to end. They save before they leave.
+
+    Args:
+        runs: all of the sweep.
 
     Returns:
         Those that were told.
@@ -22,14 +25,14 @@ def cancel(sweep: Sweep, runs: list[Run]) -> list[Run]:
     Raises:
         UserError: a run waits on this machine, where only all of them can be cancelled.
     """
-    live = [run for run in runs if run.state.live]
+    live = [run for run in chosen if run.state.live]
     ids = [str(job_id) for run in live for job_id in (run.point.job_id, run.point.service_job_id) if job_id]
     if not live:
         return []
     if live[0].submission.executor == "slurm":
         slurm.cancel(ids)
         return live
-    if len(live) == len([run for run in sweep.runs() if run.state.live]):
+    if len(live) == sum(run.state.live for run in runs):
         for base in {job_id.split("_")[0] for job_id in ids}:
             with suppress(ProcessLookupError):
                 os.kill(int(base), signal.SIGTERM)
@@ -42,13 +45,13 @@ def cancel(sweep: Sweep, runs: list[Run]) -> list[Run]:
     return live
 
 
-def to_retry(runs: list[Run], failed: bool, missing: bool, indices: list[int]) -> list[Run]:
+def to_retry(runs: list[Run], failed: bool, missing: bool, named: list[Run]) -> list[Run]:
     """Which runs `retry` submits again.
 
     Args:
         failed: those that ended, but not well.
         missing: those that were never submitted.
-        indices: of single ones.
+        named: single ones.
 
     Raises:
         UserError: one of them waits or runs.
@@ -56,7 +59,7 @@ def to_retry(runs: list[Run], failed: bool, missing: bool, indices: list[int]) -
     chosen = [
         run
         for run in runs
-        if run.point.index in indices
+        if run in named
         or (failed and not run.state.live and run.state.state not in _NOT_FAILED)
         or (missing and run.state.state == "NOT SUBMITTED")
     ]
@@ -68,11 +71,8 @@ def to_retry(runs: list[Run], failed: bool, missing: bool, indices: list[int]) -
     return chosen
 
 
-def retry(sweep: Sweep, runs: list[Run], more: list[str]) -> int:
+def retry(sweep: Sweep, runs: list[Run]) -> int:
     """Submit runs again with the sweep's own command: same indices, same folders; they go on from their checkpoints.
-
-    Args:
-        more: further overrides.
 
     Returns:
         The launcher's exit code.
@@ -87,7 +87,7 @@ def retry(sweep: Sweep, runs: list[Run], more: list[str]) -> int:
         raise UserError(f"The command held a secret that is not kept: submit again with paths.work_dir={sweep.folder}")
     only = ",".join(str(run.point.index) for run in runs)
     words = [word for word in words if not word.startswith("hydra.launcher.only=")]
-    command = [sys.executable, "-m", f"{sweep.last.template}.launch", *words, *more]
+    command = [sys.executable, "-m", f"{sweep.last.template}.launch", *words]
     folder = str(sweep.folder.resolve()).replace("\\", r"\\").replace("'", r"\'")  # as Hydra reads a quoted text
     command += [f"paths.work_dir='{folder}'", f"hydra.launcher.only=[{only}]"]
     return subprocess.run(command).returncode

@@ -99,14 +99,15 @@ def cancel(
     """Tell runs to save and end."""
     with _errors():
         sweep = sweeps.find(name, root)
-        runs = sweep.runs() if not indices else [sweep.run(index) for index in indices]
-        count = sum(run.state.live for run in runs)
+        runs = sweep.runs()
+        chosen = sweep.choose(runs, indices) if indices else runs
+        count = sum(run.state.live for run in chosen)
         if count == 0:
             typer.echo(f"Nothing to cancel: no run of {sweep.name} waits or runs.")
             return
         if not yes and not typer.confirm(f"Cancel {count} run(s) of {sweep.name}?"):
             raise typer.Exit(1)
-        told = act.cancel(sweep, runs)
+        told = act.cancel(sweep, runs, chosen)
         typer.echo(f"Told to end: run {', '.join(str(run.point.index) for run in told)}.")
 
 
@@ -121,11 +122,12 @@ def retry(
     """Submit runs again: same indices, same folders; they go on from their checkpoints."""
     with _errors():
         sweep = sweeps.find(name, root)
-        runs = act.to_retry(sweep.runs(), failed or not (missing or indices), missing, indices or [])
+        runs = sweep.runs()
+        runs = act.to_retry(runs, failed or not (missing or indices), missing, sweep.choose(runs, indices or []))
         if not runs:
             typer.echo(f"Nothing to retry in {sweep.name}.")
             return
-        raise typer.Exit(act.retry(sweep, runs, []))
+        raise typer.Exit(act.retry(sweep, runs))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

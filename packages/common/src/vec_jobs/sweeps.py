@@ -75,16 +75,21 @@ class Sweep:
             state = JobState(_state_on_disk(out_dir, point))
         return Run(point, one, out_dir, self.folder / "submitit_logs" / str(point.job_id), state)
 
-    def run(self, index: int) -> Run:
-        """One of them.
+    def choose(self, runs: list[Run], indices: list[int]) -> list[Run]:
+        """Those of all runs that have these indices.
 
         Raises:
             UserError: there is no such run.
         """
-        known = {point.index for one in self.submissions for point in one.points}
-        if index not in known:
-            raise UserError(f"{self.name} has no run {index}: it has {min(known)} to {max(known)}.")
-        return next(run for run in self.runs() if run.point.index == index)
+        known = {run.point.index: run for run in runs}
+        for index in indices:
+            if index not in known:
+                raise UserError(f"{self.name} has no run {index}: it has {min(known)} to {max(known)}.")
+        return [known[index] for index in indices]
+
+    def run(self, index: int) -> Run:
+        """One of them; raises as `choose`."""
+        return self.choose(self.runs(), [index])[0]
 
 
 def find_all(work_root: Path) -> list[Path]:

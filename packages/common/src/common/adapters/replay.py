@@ -10,7 +10,7 @@ Slots that the buffer has overwritten since are in no new checkpoint.
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,11 @@ class Replay:
             _link(file.folder / file.name, folder / file.name)
         if taken.last > taken.first:
             new = _File(taken.first, taken.last, folder, {})
-            self._written.append(_File(new.first, new.last, folder, storage.write_file(folder / new.name, taken.slots)))
+            self._written.append(replace(new, facts=storage.write_file(folder / new.name, taken.slots)))
         return {file.name: file.facts for file in self._written}
 
     def committed(self, taken: _New, folder: Path) -> None:
-        self._files = [_File(file.first, file.last, folder, file.facts) for file in self._written]
+        self._files = [replace(file, folder=folder) for file in self._written]
 
     def read(self, folder: Path, step: int, facts: dict[str, storage.FileFacts]) -> None:
         size, last = self._buffer.buffer_size, step // self._buffer.n_envs

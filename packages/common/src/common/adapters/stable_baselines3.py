@@ -1,6 +1,6 @@
 """Algorithms of stable-baselines3 (and sb3-contrib) under the contract of common.checkpoint.
 
-    run = Resumable(config, model)
+    run = Resumable(config, model, exact_episodes)
     step = run.resume()                       # transitions so far
     run.learn(total, at_boundary)             # model.learn, calling at_boundary(step) between two rollouts
 
@@ -91,11 +91,13 @@ class Resumable:
             # not reset: stable-baselines3 would begin to count, and its schedules, anew
             self.model.learn(total - self._step, callback, log_interval=None, reset_num_timesteps=False)  # pyright: ignore[reportArgumentType]
             at_boundary(self.model.num_timesteps)
+        else:
+            self._begin()  # what the end of the run needs, e.g. the statistics of VecNormalize
         self._checkpointer.save(self.model.num_timesteps)
         return self.model.num_timesteps
 
     def _begin(self) -> None:
-        """The first rollout begins, and `learn` has reset what it resets."""
+        """Where the first rollout begins, and `learn` has reset what it resets; or behind the last one."""
         if self._step > 0:
             self._progress.restore()
             rng.set_state(self._generators)

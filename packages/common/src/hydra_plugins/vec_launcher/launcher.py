@@ -117,9 +117,8 @@ class VecLauncher(BaseSubmititLauncher):
     def _submit_service(self, run: Run, runs: list[Run]) -> None:
         """Queue the server of one run, which ends with it."""
         assert run.beside is not None
-        run.point.service_job_id = _queue(run.beside, [(serve_on_node, run.service, run.cfg, run.beside.params)], runs)[
-            0
-        ]
+        call = (serve_on_node, run.service, run.cfg, run.beside.params)
+        (run.point.service_job_id,) = _queue(run.beside, [call], runs)
 
     def _run_here(self, run: Run, sweep_dir: Path) -> JobReturn:
         assert self.task_function is not None

@@ -40,6 +40,7 @@ class ServerRollouts:
         self._seed = config.trainer.seed  # pyright: ignore[reportAttributeAccessIssue]
         self._wait_s = wait_s
         self._has: tuple[str, int] | None = None  # (instance, step of the weights that it has)
+        self._name = ""  # of the model, as the instance calls it
 
     def close(self) -> None:
         """The training has ended: remove the weights that were written for the server."""
@@ -101,6 +102,8 @@ class ServerRollouts:
             written.rename(folder)
         _post(f"{url}/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         _post(f"{url}/reset_prefix_cache", {})  # of the weights before
+        if self._has is None or self._has[0] != instance:
+            self._name = _get(f"{url}/v1/models")["data"][0]["id"]
         self._has = (instance, step)
 
     def _completions(self, url: str, prompts: list[list[int]], count: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -108,7 +111,7 @@ class ServerRollouts:
         answer = _post(
             f"{url}/v1/completions",
             {
-                "model": _get(f"{url}/v1/models")["data"][0]["id"],
+                "model": self._name,
                 "prompt": prompts,
                 "n": count,
                 "max_tokens": trainer.max_completion_length,
