@@ -92,6 +92,23 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return run
 
 
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(cli: Cli, work_root: Path) -> Refused:
+    """`refused("llm.sft", "trainer.seed=-1", ...)`: the one line that is said, for nothing was queued or written."""
+
+    def run(template: str, *overrides: str) -> str:
+        answer = cli("compute=local", f"paths.work_root={work_root}", *overrides, template=template)
+        assert answer.code == 1
+        assert len(answer.err.strip().splitlines()) == 1
+        assert list(work_root.iterdir()) == []
+        return answer.err
+
+    return run
+
+
 @pytest.fixture
 def launcher_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[VecLauncher, list[list[str]]]]:
     """The launcher that Hydra makes for a command line, and the overrides of the points it is given."""

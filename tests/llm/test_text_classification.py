@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import Refused
 
 TEMPLATE = "llm.text_classification"
 
@@ -48,10 +48,6 @@ def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Calla
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_queued(
-    cli: Cli, work_root: Path, overrides: list[str], message: str
+    refused: Refused, overrides: list[str], message: str
 ) -> None:
-    answer = cli("compute=local", f"paths.work_root={work_root}", *overrides, template=TEMPLATE)
-    assert answer.code == 1
-    assert message in answer.err
-    assert len(answer.err.strip().splitlines()) == 1
-    assert list(work_root.iterdir()) == []
+    assert message in refused(TEMPLATE, *overrides)

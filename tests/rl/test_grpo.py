@@ -18,7 +18,7 @@ from common.paths import read_lines
 from rl.grpo import rewards
 from rl.grpo.judge import Judge
 from rl.grpo.schema import JudgeFields
-from tests.conftest import Cli
+from tests.conftest import Cli, Refused
 from tests.rl import server
 
 TEMPLATE = "rl.grpo"
@@ -230,13 +230,9 @@ def test_a_run_whose_judge_goes_down_saves_before_it_fails(
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_queued(
-    cli: Cli, work_root: Path, overrides: list[str], message: str
+    refused: Refused, overrides: list[str], message: str
 ) -> None:
-    answer = cli("compute=local", f"paths.work_root={work_root}", "assets=embedded", *overrides, template=TEMPLATE)
-    assert answer.code == 1
-    assert message in answer.err
-    assert len(answer.err.strip().splitlines()) == 1
-    assert list(work_root.iterdir()) == []
+    assert message in refused(TEMPLATE, "assets=embedded", *overrides)
 
 
 def test_the_defaults_are_those_of_the_reference(cli: Cli) -> None:

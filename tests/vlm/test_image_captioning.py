@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import Refused
 from vlm import embedded
 
 TEMPLATE = "vlm.image_captioning"
@@ -106,10 +106,6 @@ def _truncate(data: Path) -> str:
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_queued(
-    cli: Cli, work_root: Path, overrides: list[str], message: str
+    refused: Refused, overrides: list[str], message: str
 ) -> None:
-    answer = cli("compute=local", f"paths.work_root={work_root}", "assets=embedded", *overrides, template=TEMPLATE)
-    assert answer.code == 1
-    assert message in answer.err
-    assert len(answer.err.strip().splitlines()) == 1
-    assert list(work_root.iterdir()) == []
+    assert message in refused(TEMPLATE, "assets=embedded", *overrides)
