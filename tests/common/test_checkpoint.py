@@ -5,14 +5,12 @@ import logging
 import os
 import pickle
 import random
-import resource
 import shutil
 import signal
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from multiprocessing.context import ForkContext
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from common.errors import NonFiniteError, UserError
 from common.storage import DELETING, CheckpointError, commit, latest, verify
 from tests.children import tell_signal, tiny
 from tests.conftest import SEED
+from tests.disk import full_disk
 from tests.kills import kill_in_saves
 
 
@@ -247,19 +246,6 @@ def test_when_none_is_whole_it_refuses_to_start_again_at_0(tmp_path: Path) -> No
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"], "what is left belongs to the user"
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 100 kB: writes fail with EFBIG, as with a full quota."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 MODES = pytest.mark.parametrize("async_save", [False, True], ids=["sync", "async"])
 
 
@@ -272,7 +258,7 @@ def test_a_full_disk_is_a_warning_in_between_and_an_error_at_the_end(
     cfg.requeue.async_save = async_save
     checkpointer = Checkpointer(cfg, model=model)
     checkpointer.save(1)
-    with full_disk():
+    with full_disk(100_000):
         checkpointer.save_or_leave(2)
         checkpointer.save_or_leave(3)
         assert "could not save step 2" in caplog.text

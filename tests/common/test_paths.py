@@ -1,8 +1,6 @@
 """common.paths: files that are whole, and lines that survive a torn neighbour."""
 
 import os
-import resource
-import signal
 import stat
 from multiprocessing.context import ForkContext
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from common.attempts import count, read, start
 from common.paths import LineFile, append_line, last_line, read_lines, sync_lines, write_atomic
+from tests.disk import full_disk
 
 
 def test_write_atomic_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -25,16 +24,8 @@ def test_write_atomic_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) 
 def test_a_write_that_fails_keeps_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
-    # a real failure of write(2): no file may grow beyond 1 kB
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_atomic(path, "n" * 1_000_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1024), pytest.raises(OSError, match="File too large"):
+        write_atomic(path, "n" * 1_000_000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -86,17 +77,11 @@ def test_lines_without_room_wait_in_memory_and_stand_in_the_file_once(
     path = tmp_path / "lines.jsonl"
     lines = LineFile(path)
     lines.append({"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))  # room for half a line
-    try:
+    with full_disk(path.stat().st_size + 5):  # room for half a line
         lines.append({"step": 2})
         lines.append({"step": 3})
         with pytest.raises(OSError, match=r"No space left|File too large"):
             sync_lines(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     assert path.read_text() == '{"step": 1}\n'
     assert caplog.text.count("its lines wait in memory") == 1
     lines.append({"step": 4})

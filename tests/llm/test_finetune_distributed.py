@@ -15,6 +15,7 @@ import pytest
 from common.paths import read_lines
 from llm import embedded
 from tests.conftest import Cli, Compose, Refused
+from tests.events import shown
 from tests.llm.conftest import unigram_loss
 
 TEMPLATE = "llm.finetune_distributed"
@@ -65,7 +66,6 @@ def test_two_ranks_stopped_at_random_steps_end_as_the_uninterrupted_run(
 @pytest.mark.minutes(2)
 def test_two_sharded_ranks_go_on_as_one(run: Callable[..., Path], small: list[str], tmp_path: Path) -> None:
     from safetensors.torch import load_file
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     one = ["trainer.dist.mode=single", "trainer.accumulation=4"]  # as many rows a step
     two = run(TEMPLATE, *small, "trainer.dist.mode=fsdp", "compute.tasks_per_node=2")
@@ -88,9 +88,8 @@ def test_two_sharded_ranks_go_on_as_one(run: Callable[..., Path], small: list[st
     assert [e["step"] for e in read_lines(kept / "attempts.jsonl") if e["event"] == "resume"] == [0, 12]
     assert max(float((whole[name] - resumed[name]).abs().max()) for name in whole) < 1e-6
 
-    shown = EventAccumulator(str(kept))
-    shown.Reload()
-    assert [event.step for event in shown.Scalars("train/loss")] == [7, 14, 21]  # 14 and 21 of the second attempt alone
+    losses = shown(kept).Scalars("train/loss")
+    assert [event.step for event in losses] == [7, 14, 21]  # 14 and 21 of the second attempt alone
 
 
 @pytest.mark.learns

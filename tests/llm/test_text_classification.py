@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Refused
+from tests.events import shown
 
 TEMPLATE = "llm.text_classification"
 
@@ -22,7 +23,9 @@ def test_reaches_the_accuracy_it_promises(run: Callable[..., Path]) -> None:
     newest = max(out_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     files = {path.name for path in newest.iterdir()}
     assert {"manifest.json", "model.safetensors", "optimizer.pt", "tokenizer.json"} <= files
-    assert list(out_dir.glob("events.out.tfevents.*"))
+    events = shown(out_dir)
+    assert {"train/loss", "train/learning_rate", "eval/loss", "eval/accuracy"} <= set(events.Tags()["scalars"])
+    assert len(events.Images("eval/confusion")) == 1
 
 
 @pytest.mark.learns

@@ -19,6 +19,7 @@ from rl.grpo import rewards
 from rl.grpo.judge import Judge
 from rl.grpo.schema import JudgeFields
 from tests.conftest import Cli, Refused
+from tests.events import shown
 from tests.rl import server
 
 TEMPLATE = "rl.grpo"
@@ -35,8 +36,9 @@ def test_finds_the_largest_of_three_digits(run: Callable[..., Path]) -> None:
     lines = [line for line in read_lines(out_dir / "metrics.jsonl") if "eval_regex_match" in line]
     assert lines[0]["eval_regex_match"] < 0.4  # after ten steps
     assert json.loads((out_dir / "result.json").read_text())["metrics"]["eval_regex_match"] >= 0.9
-    (shown, *_) = read_lines(out_dir / "samples" / f"step-{lines[-1]['step']}.jsonl")
-    assert shown.keys() == {"prompt", "completion", "target", "regex_match", "format"}
+    (sample, *_) = read_lines(out_dir / "samples" / f"step-{lines[-1]['step']}.jsonl")
+    assert sample.keys() == {"prompt", "completion", "target", "regex_match", "format"}
+    assert shown(out_dir).Tensors("samples/text_summary")[-1].step == lines[-1]["step"]
 
 
 @pytest.mark.learns

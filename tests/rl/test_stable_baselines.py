@@ -26,6 +26,7 @@ from common.paths import read_lines
 from rl.stable_baselines import environments, train
 from rl.stable_baselines.schema import Config, Env
 from tests.conftest import SEED, Cli, Compose, Refused
+from tests.events import shown
 
 TEMPLATE = "rl.stable_baselines"
 SHORT = [
@@ -179,6 +180,7 @@ def test_cartpole_is_balanced_and_shown(run: Callable[..., Path]) -> None:
     assert metrics == {"eval_mean_reward": 500.0, "eval_std_reward": 0.0}
     assert (out_dir / "policy.mp4").stat().st_size > 1000
     assert (out_dir / "learning_curve.png").stat().st_size > 1000
+    assert {"rollout/ep_rew_mean", "train/loss", "eval/mean_reward"} <= set(shown(out_dir).Tags()["scalars"])
     for name in ("model", "best_model"):
         PPO.load(out_dir / f"{name}.zip")
 

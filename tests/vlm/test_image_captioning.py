@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Refused
+from tests.events import shown
 from vlm import embedded
 
 TEMPLATE = "vlm.image_captioning"
@@ -40,6 +41,7 @@ def test_captions_of_held_out_digits_are_right(run: Callable[..., Path]) -> None
     assert metrics["eval_exact_match"] >= 0.85
     assert metrics["eval_bleu"] > 80
     assert (out_dir / "captions.png").read_bytes().startswith(b"\x89PNG")
+    assert len(shown(out_dir).Images("eval/captions")) == 1
 
 
 @pytest.mark.learns

@@ -1,4 +1,5 @@
-"""metrics.jsonl (one object a log step), result.json (the end of a run), and plain lines in the log."""
+"""metrics.jsonl (one object a log step), result.json (the end of a run), plain lines in the log, and what
+`tracking=...` shows."""
 
 import json
 import logging
@@ -6,7 +7,7 @@ import math
 import time
 from pathlib import Path
 
-from common import attempts, distributed
+from common import attempts, distributed, tracking
 from common.config import Config
 from common.errors import NonFiniteError
 from common.paths import LineFile, read_lines, write_atomic
@@ -17,13 +18,13 @@ _LINE_EVERY_S = 5.0
 
 
 class MetricsLog:
-    """Writes a run's metrics; on ranks other than 0 it only checks them.
+    """Writes a run's metrics; on ranks other than 0 it only checks them. Figures and tables go to its `tracker`.
 
     Args:
         cfg: the run's configuration.
         step: the step at which this attempt starts. Later lines, written by an attempt that died before its next
             checkpoint, are dropped: a step stands in the file once.
-        total: number of the last step, for the progress line.
+        total: number of the last step, for the progress that the log and vec-jobs status show.
     """
 
     def __init__(self, cfg: Config, step: int, total: int) -> None:
@@ -35,12 +36,15 @@ class MetricsLog:
         self._finite_step = step
         self._line_at = 0.0
         self._file = None
+        self.tracker = tracking.Tracker()
         if distributed.rank() == 0:
             path = out_dir / "metrics.jsonl"
+            kept = [record for record in read_lines(path) if record["step"] <= step]
             if path.exists():
-                kept = [json.dumps(record) + "\n" for record in read_lines(path) if record["step"] <= step]
-                write_atomic(path, "".join(kept))
+                write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
             self._file = LineFile(path)
+            attempts.train(out_dir, step, total)
+            self.tracker = tracking.start(cfg, step, kept)
 
     def write(self, step: int, **values: float) -> None:
         """Log the metrics of one step under the names that the field's libraries use (`loss`, `eval_loss`, ...).
@@ -53,6 +57,7 @@ class MetricsLog:
             return
         time_s = round(time.time() - self._started, 3)
         self._file.append({"step": step, "time_s": time_s, "attempt": self._attempt} | values)
+        self.tracker.scalars(step, values)
         now = time.monotonic()
         if now - self._line_at >= _LINE_EVERY_S:
             self._line_at = now
@@ -72,6 +77,8 @@ class MetricsLog:
         self._check_finite(step, metrics)
         if self._file is not None:
             self._file.close()
+            self.tracker.scalars(step, metrics)
+            self.tracker.close(completed=True)
             seconds = round(time.time() - self._started, 3)
             result = {"status": "COMPLETED", "step": step, "metrics": metrics}
             result |= {"parameters_sha256": parameters_sha256, "attempts": self._attempt, "seconds": seconds}

@@ -33,8 +33,6 @@ from typing import Any
 import torch
 import transformers
 from omegaconf import OmegaConf
-from torch.utils.tensorboard import SummaryWriter
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from common import attempts, distributed, ownership, preempt, rng, sharded, storage
@@ -45,6 +43,7 @@ from common.errors import UnavailableError
 from common.metrics import MetricsLog
 from common.paths import fsync_path, sync_lines
 from common.preempt import Preempted
+from common.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +147,6 @@ class Resumable:
         trainer.remove_callback(PrinterCallback)
         if distributed.rank() > 0:
             trainer.remove_callback(ProgressCallback)
-        self.board: SummaryWriter | None = None  # on rank 0
         trainer.add_callback(_AtBoundaries(self))
 
     def train(self, resume_from_checkpoint: Any = None, **others: Any) -> Any:
@@ -161,13 +159,6 @@ class Resumable:
         """
         self._begun = time.monotonic()
         self._resumed_from = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
-        if distributed.rank() == 0:
-            # what an attempt that was killed has logged after this step is hidden
-            step = 0 if self._resumed_from is None else int(self._resumed_from.name.rpartition("-")[2])
-            self.board = SummaryWriter(str(self._run_dir), purge_step=step + 1)
-            os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._run_dir)  # for what is logged after the training, too
-            trainer: Any = self
-            trainer.add_callback(TensorBoardCallback(self.board))
         parent: Any = super()
         try:
             return parent.train(resume_from_checkpoint=resume_from_checkpoint, **others)
@@ -187,6 +178,11 @@ class Resumable:
             self._stop = Preempted(signal.Signals(number), step)
             self._save_as_before_step()
             raise self._stop
+
+    @property
+    def tracker(self) -> Tracker:
+        """For figures and tables, once the training has begun."""
+        return self.lines.metrics.tracker
 
     # ----- what the callback below asks for -----
 
@@ -260,8 +256,6 @@ class Resumable:
                 log.warning("could not save step %d (%s): going on", step, error)
                 self._boundary.saved()
         if self._stop:
-            if self.board:
-                self.board.close()
             raise self._stop
         self._boundary.go_on()
 

@@ -14,7 +14,6 @@ import numpy as np
 import transformers
 from datasets import ClassLabel
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, f1_score
-from torch.utils.tensorboard import SummaryWriter
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, EvalPrediction
 
 from common import distributed
@@ -75,16 +74,15 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def draw_confusion(out_dir: str, step: int, prediction: Any, labels: list[str]) -> None:
-    """To TensorBoard: how often (rows, per cent) a document of a class was taken for each of the classes (columns)."""
+def draw_confusion(prediction: Any, labels: list[str]) -> Any:
+    """How often (rows, per cent) a document of a class was taken for each of the classes (columns)."""
     guessed, true = np.argmax(prediction.predictions, axis=-1), prediction.label_ids
     matplotlib.use("agg")
     shown = ConfusionMatrixDisplay.from_predictions(
         true, guessed, labels=range(len(labels)), display_labels=labels, normalize="true", xticks_rotation="vertical"
     )
     shown.figure_.tight_layout()
-    with SummaryWriter(out_dir) as board:
-        board.add_figure("eval/confusion", shown.figure_, step)
+    return shown.figure_
 
 
 def train(config: Config) -> dict[str, float]:
@@ -133,7 +131,7 @@ def train(config: Config) -> dict[str, float]:
     prediction: Any = trainer.predict(data["eval"], metric_key_prefix="eval")
     step = trainer.state.global_step
     if distributed.rank() == 0:
-        draw_confusion(config.paths.out_dir, step, prediction, labels)
+        trainer.tracker.figure("eval/confusion", draw_confusion(prediction, labels), step)
     metrics = {name: prediction.metrics[f"eval_{name}"] for name in ("loss", "accuracy", "f1")}
     return trainer.lines.metrics.finish(
         step, parameters_sha256(model.named_parameters()), **{f"eval_{name}": value for name, value in metrics.items()}

@@ -73,15 +73,13 @@ class ResumableTrainer(Resumable, trl.GRPOTrainer):  # pyright: ignore[reportInc
         return means
 
     def show(self, rows: list[dict[str, Any]]) -> None:
-        """outputs/samples/step-<step>.jsonl, and a table in TensorBoard."""
+        """outputs/samples/step-<step>.jsonl, and a table beside the metrics."""
         step = self.state.global_step
         folder = Path(str(self.args.output_dir), "samples")
         folder.mkdir(exist_ok=True)
         (folder / f"step-{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if self.board and rows:
-            lines = [[str(value).replace("\n", " ").replace("|", "/") for value in row.values()] for row in rows]
-            table = [list(rows[0]), ["---"] * len(rows[0]), *lines]
-            self.board.add_text("samples", "\n".join(f"| {' | '.join(line)} |" for line in table), step)
+        if rows:
+            self.tracker.table("samples", rows, step)
 
 
 def build_model(folder: Path) -> Any:

@@ -22,7 +22,6 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
-from torch.utils.tensorboard import SummaryWriter
 
 from common import distributed
 from common.adapters.gymnasium import can_restore
@@ -61,22 +60,17 @@ def _schedule(value: Any) -> Any:
 
 
 class Lines(KVWriter):
-    """What stable-baselines3 records, to metrics.jsonl and TensorBoard."""
+    """What stable-baselines3 records, to metrics.jsonl and what shows it."""
 
-    def __init__(self, metrics: MetricsLog, board: SummaryWriter) -> None:
-        self.metrics, self.board = metrics, board
+    def __init__(self, metrics: MetricsLog) -> None:
+        self.metrics = metrics
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         values = {key: float(value) for key, value in key_values.items() if not key.startswith("time/")}
         if math.isnan(values.get("train/explained_variance", 0.0)):  # by its definition, where all returns are alike
             del values["train/explained_variance"]
-        for key, value in values.items():
-            self.board.add_scalar(key, value, step)
         if values:
             self.metrics.write(step, **values)
-
-    def close(self) -> None:
-        self.board.close()
 
 
 class Evaluation:
@@ -164,8 +158,8 @@ def train(config: Config) -> dict[str, float]:
     exact = can_restore(lambda: environments.restorable(config.env), cfg.seed)
     run = Resumable(config, model, exact_episodes=exact, evaluation=evaluation)
     reached = run.resume()
-    lines = Lines(MetricsLog(config, reached, cfg.total_timesteps), SummaryWriter(str(out_dir), purge_step=reached + 1))
-    model.set_logger(Logger(str(out_dir), [lines]))
+    metrics = MetricsLog(config, reached, cfg.total_timesteps)
+    model.set_logger(Logger(str(out_dir), [Lines(metrics)]))
 
     # ----- train -----
     def at_boundary(step: int) -> None:
@@ -192,6 +186,5 @@ def train(config: Config) -> dict[str, float]:
     save_video(model, eval_env, cfg.video_steps, out_dir / "policy.mp4")
     env.close()
     eval_env.close()
-    lines.close()
     digest = parameters_sha256(model.policy.state_dict().items())
-    return lines.metrics.finish(step, digest, eval_mean_reward=mean, eval_std_reward=std)
+    return metrics.finish(step, digest, eval_mean_reward=mean, eval_std_reward=std)

@@ -17,7 +17,6 @@ import torch
 import transformers
 from datasets import ClassLabel, DatasetDict, Image
 from matplotlib import pyplot
-from torch.utils.tensorboard import SummaryWriter
 from transformers import AutoProcessor, BlipForConditionalGeneration
 
 from common import distributed
@@ -113,8 +112,8 @@ def captions_of(model: Any, processor: Any, rows: Any, batch_size: int, max_new_
     return [parts[number % len(parts)][number // len(parts)] for number in range(len(rows))]
 
 
-def draw_grid(out_dir: Path, step: int, rows: Any, generated: list[str]) -> None:
-    """outputs/captions.png and TensorBoard: images with the generated and, where it differs, the true caption."""
+def draw_grid(rows: Any, generated: list[str]) -> Any:
+    """Images with the generated and, where it differs, the true caption."""
     matplotlib.use("agg")
     wide = min(4, len(rows))
     figure, axes = pyplot.subplots(
@@ -127,9 +126,7 @@ def draw_grid(out_dir: Path, step: int, rows: Any, generated: list[str]) -> None
         right = text == row["caption"]
         axis.set_title(text if right else f"{text}\n({row['caption']})", color="black" if right else "red", fontsize=8)
     figure.tight_layout()
-    figure.savefig(out_dir / "captions.png", dpi=80)
-    with SummaryWriter(str(out_dir)) as board:
-        board.add_figure("eval/captions", figure, step)
+    return figure
 
 
 def train(config: Config) -> dict[str, float]:
@@ -192,5 +189,7 @@ def train(config: Config) -> dict[str, float]:
         metrics["eval_bleu"] = sacrebleu.corpus_bleu(generated, [true]).score
         if distributed.rank() == 0:
             shown = data["eval"].select(range(min(cfg.grid_images, len(true))))
-            draw_grid(Path(config.paths.out_dir), step, shown, generated)
+            grid = draw_grid(shown, generated)
+            grid.savefig(Path(config.paths.out_dir, "captions.png"), dpi=80)
+            trainer.tracker.figure("eval/captions", grid, step)
     return trainer.lines.metrics.finish(step, parameters_sha256(model.named_parameters()), **metrics)
