@@ -20,7 +20,8 @@ from common.launch import launch
 Plugins.instance()  # the scan executes plugin modules anew: what is imported before it are other classes than Hydra's
 
 from hydra_plugins.vec_launcher._executors import script, slurm_executor  # noqa: E402
-from hydra_plugins.vec_launcher.launcher import Run, VecLauncher  # noqa: E402
+from hydra_plugins.vec_launcher._request import Run  # noqa: E402
+from hydra_plugins.vec_launcher.launcher import VecLauncher  # noqa: E402
 
 SEED = 42  # of every test that draws at random
 
@@ -138,7 +139,7 @@ def composed(launcher_of: Callable[..., tuple[VecLauncher, list[list[str]]]]) ->
 
     def compose(*args: str, template: str = "mlp.single") -> list[Run]:
         launcher, points = launcher_of(*args, template=template)
-        return launcher._compose(points, 0)
+        return launcher._compose(dict(enumerate(points)))
 
     return compose
 

@@ -35,7 +35,7 @@ def test_sync_of_one_package_installs_no_library_of_another(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     installed = {path.name.lower() for path in (tmp_path / "env").glob("lib/python*/site-packages/*")}
     assert "torch" in installed
-    assert not installed & {"transformers", "trl", "stable_baselines3", "llm", "pytest"}
+    assert not installed & {"transformers", "trl", "stable_baselines3", "llm", "pytest", "altair", "sklearn"}
 
 
 @pytest.mark.packaging

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from common import attempts
+from common.metrics import MetricsLog
+from tests.children import tiny
 
 # killed 30 s after its save at step 100; resumed there an hour later by another attempt, which completes
 KILLED = [
@@ -49,3 +51,19 @@ def test_the_slowest_save_is_known(tmp_path: Path) -> None:
     assert attempts.slowest_save_s(tmp_path) == 0.0
     write(tmp_path, [*KILLED, *RESUMED])
     assert attempts.slowest_save_s(tmp_path) == 3.0
+
+
+def test_the_end_of_a_run_is_told_at_the_beginning_of_each_attempt(tmp_path: Path) -> None:
+    attempts.start(tmp_path, "12_0")
+    MetricsLog(tiny(tmp_path), 8, 24)
+    told = attempts.read(tmp_path)[-1]
+    assert (told["event"], told["attempt"], told["step"], told["total_steps"]) == ("train", 1, 8, 24)
+
+
+def test_a_template_that_resumes_nothing_starts_until_it_trains() -> None:
+    events = [
+        {"event": "start", "attempt": 1, "time": 1000.0},
+        {"event": "train", "attempt": 1, "step": 0, "total_steps": 100, "time": 1010.0},
+    ]
+    account = attempts.account(events, until=1040.0)
+    assert (account.starting_s, account.productive_s) == (10.0, 30.0)

@@ -62,7 +62,9 @@ def submit(tmp_path: Path) -> Submit:
             "setup": [], "count": count,
         }  # fmt: skip
         made = local.Plan(folder=f"{tmp_path}/logs/%j", python=f"sh {program}", **(values | plan))  # pyright: ignore
-        return local.submit(made, [DelayedSubmission(print) for _ in range(count)])
+        held = local.hold(made, [DelayedSubmission(print) for _ in range(count)])
+        held.start()
+        return held.job_ids
 
     return start
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import open_dict
 
 from common.config import CONFIGS, Config, to_typed
-from hydra_plugins.vec_launcher.launcher import Run
+from hydra_plugins.vec_launcher._request import Run
 from tests.conftest import Compose
 
 BON_ECHO_ROOT = "/scratch/ssd004/scratch/alice"

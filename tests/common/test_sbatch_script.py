@@ -1,8 +1,6 @@
 """What reaches sbatch: from a command line, over the composed configuration, to the text of the script."""
 
 import dataclasses
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,9 +86,9 @@ def test_several_points_become_one_array(sbatch_script: Script) -> None:
 
 
 def test_points_that_ask_for_different_resources_become_different_arrays(composed: Compose) -> None:
-    from hydra_plugins.vec_launcher.launcher import _arrays
+    from hydra_plugins.vec_launcher._checks import arrays_of
 
-    arrays = _arrays(composed(*L40S, "compute.mem_gb=32,64", "trainer.seed=1,2"))
+    arrays = arrays_of(composed(*L40S, "compute.mem_gb=32,64", "trainer.seed=1,2"))
     assert [[run.params["mem_gb"] for run in array] for array in arrays] == [[32, 32], [64, 64]]
     assert [[run.point.index for run in array] for array in arrays] == [[0, 1], [2, 3]]
 
@@ -120,12 +118,12 @@ def test_srun_args_and_python_reach_the_command(sbatch_script: Script) -> None:
     )
     assert " --mpi=none " in line
     assert " --kill-on-bad-exit=1 " in line
-    assert " apptainer exec x.sif python -u -m common.node " in line
+    assert " apptainer exec x.sif python -u -P -m common.node " in line
 
 
 def test_srun_args_and_python_reach_an_array_too(sbatch_script: Script) -> None:
     line = last_line(sbatch_script(*L40S, "hydra.launcher.python=python9", "trainer.seed=1,2"))
-    assert " python9 -u -m common.node " in line
+    assert " python9 -u -P -m common.node " in line
     assert " --kill-on-bad-exit=1 " in line
 
 
@@ -277,7 +275,8 @@ FIELDS: dict[str, tuple[str, str, str | bool]] = {
 }
 # fields that are no options of sbatch; each has a test of its own, above or with the launcher
 NOT_OPTIONS = {"_target_", "submitit_folder", "max_num_timeout", "setup", "srun_args", "use_srun", "executor", "wait",
-               "requeue", "gpu_type", "python", "only"}  # fmt: skip
+               "requeue", "gpu_type", "python", "dry_run", "confirm_gpu_hours", "first",
+               "freeze_env", "runs_per_job", "runs_at_once", "only"}  # fmt: skip
 
 
 def test_every_field_of_hydra_submitit_launcher_is_still_a_field_of_ours() -> None:
@@ -302,28 +301,6 @@ def test_every_field_of_the_launcher_reaches_the_script(sbatch_script: Script) -
 
 # ----- the whole way, with a program named sbatch that writes down what it is given -----
 
-FAKE_SBATCH = """#!/bin/sh
-case "$1" in
-    --test-only) cat > "$SEEN/tested"; echo "sbatch: Job 7 to start at some time" >&2;;
-    *) cp "$1" "$SEEN/submitted"; env > "$SEEN/environment"; echo "Submitted batch job 4711";;
-esac
-"""
-
-
-@pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which `sbatch` leaves what it was given."""
-    for name, text in (("sbatch", FAKE_SBATCH), ("srun", "#!/bin/sh\nexit 1\n"), ("sacct", "#!/bin/sh\nexit 1\n")):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(text)
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SEEN", str(seen))
-    return seen
-
 
 def test_a_sweep_is_tested_submitted_once_and_recorded(
     cli: Cli, work_root: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
@@ -341,7 +318,7 @@ def test_a_sweep_is_tested_submitted_once_and_recorded(
     assert "squeue --me -j 4711" in answer.out
 
     script = (fake_slurm / "submitted").read_text()
-    assert " python9 -u -m common.node " in last_line(script)  # submitit's own array forgets `python`
+    assert " python9 -u -P -m common.node " in last_line(script)  # submitit's own array forgets `python`
     submitted = sbatch_options(script)
     tested = sbatch_options((fake_slurm / "tested").read_text())
     assert submitted == tested | {"array": submitted["array"]}, "another request was tested than the one submitted"
@@ -353,6 +330,7 @@ def test_a_sweep_is_tested_submitted_once_and_recorded(
     assert submission["state"] == "submitted"
     assert [point["job_id"] for point in submission["points"]] == ["4711_0", "4711_1", "4711_2"]
     assert [point["config"]["trainer.seed"] for point in submission["points"]] == [1, 2, 3]
+    assert (fake_slurm / "released").read_text() == "4711\n"  # it was on hold until its id was written down
     for index in range(3):
         calls = list((folder / "submitit_logs" / f"4711_{index}").glob("*_submitted.pkl"))
         assert len(calls) == 1
@@ -380,16 +358,16 @@ def test_a_request_that_slurm_refuses_is_one_message_and_leaves_nothing(
 def test_saves_that_were_too_slow_for_the_notice_are_told_before_the_next_attempt(
     composed: Compose, work_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hydra_plugins.vec_launcher.launcher import _check_folder
+    from hydra_plugins.vec_launcher._checks import check_folder
 
     line = ["compute=killarney/l40s_1x", f"paths.work_dir={work_root}/run"]
     (run,) = composed(*line)
     out_dir = Path(run.cfg.paths.out_dir)
     out_dir.mkdir(parents=True)
-    _check_folder([run], work_root / "run")
+    check_folder([run], work_root / "run")
     assert "a save took" not in capsys.readouterr().out
     (out_dir / "attempts.jsonl").write_text('{"event": "save", "step": 1, "stall_s": 70.0, "write_s": 70.0}\n')
-    _check_folder([run], work_root / "run")
+    check_folder([run], work_root / "run")
     told = capsys.readouterr().out
     assert "run 0: a save took 70 s, the notice comes 120 s before the limit" in told
     assert "requeue.signal_delay_s=140 or more" in told

@@ -40,7 +40,8 @@ def test_a_failed_run_fails_the_command_in_one_message(sweep: Sweep) -> None:
 
 
 def test_the_table_names_the_failed_run_and_why(sweep: Sweep) -> None:
-    rows = sweep.ended.stdout.partition("overrides")[2].splitlines()
+    *rows, summary = sweep.ended.stdout.partition("overrides")[2].splitlines()
+    assert summary == "2 runs: 1 COMPLETED, 1 FAILED"
     (failed,) = [row for row in rows if "FAILED" in row]
     assert failed.startswith("1 ")
     assert "trainer.learning_rate=1e+30" in failed  # as Hydra writes it

@@ -272,7 +272,7 @@ def test_compute_inprocess_stops_at_a_signal_and_goes_on_with_the_same_command(
     assert result(out_dir)["parameters_sha256"] == result(uninterrupted)["parameters_sha256"]
     assert result(out_dir)["attempts"] == 2
     events = [(event["event"], event.get("reason")) for event in read_lines(out_dir / "attempts.jsonl")]
-    begins, save = [("start", None), ("resume", None)], ("save", None)
+    begins, save = [("start", None), ("resume", None), ("train", None)], ("save", None)
     assert events == [*begins, save, ("end", "SIGUSR2"), *begins, save, ("end", "completed")]
 
 

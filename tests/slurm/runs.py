@@ -91,7 +91,8 @@ class Runs:
 
     def state(self, index: int = 0) -> str:
         """What sacct says, e.g. COMPLETED."""
-        asked = self.slurm.run("sacct", "-n", "-P", "-X", "-o", "State", "-j", self.job_ids()[index])
+        job_id = self.job_ids()[index].partition(".")[0]  # of the job that it may share
+        asked = self.slurm.run("sacct", "-n", "-P", "-X", "-o", "State", "-j", job_id)
         return (asked.stdout.split() or ["UNKNOWN"])[0]
 
     # --- waiting --------------------------------------------------------------------------------------------------
@@ -143,6 +144,13 @@ class Runs:
         """All that is queued or runs."""
         if (self.work_dir / "sweep.json").exists():
             self.slurm.run("scancel", *{str(job_id).split("_")[0] for job_id in self.job_ids() if job_id})
+
+    def release_shared(self, index: int) -> None:
+        """The same for a job that several runs share."""
+        job_id = self.job_ids()[index].partition(".")[0]
+        pending = lambda: "PENDING" in self.slurm.run("squeue", "-h", "-j", job_id, "-o", "%T").stdout  # noqa: E731
+        self.wait_for(pending, f"the requeue of {job_id}", 0.2)
+        self.slurm.release(job_id)
 
     def release(self, index: int = 0) -> None:
         """Start a run that has left and waits in the queue without the rest of the hold, unless it runs already."""

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import SlurmCluster
+from common.slurm import _squeue, states
+
+from .cluster import SlurmCluster, wait_until
 from .runs import Runs, launch
 
 pytestmark = pytest.mark.slurm
@@ -257,3 +259,19 @@ def test_submission_that_sbatch_refuses_half_way_leaves_nothing_queued(slurm: Sl
         assert slurm.run("squeue", "-h", "-A", "other").stdout == ""
     finally:
         slurm.run(*limit, "GrpSubmitJobs=-1")
+
+
+def test_each_of_many_waiting_tasks_is_known_though_slurm_cuts_long_lists(
+    slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [task * (task + 1) // 2 for task in range(40)]  # no two distances are equal: nothing shortens the list
+    array = ",".join(map(str, tasks))
+    queued = slurm.run("sbatch", "--parsable", f"--array={array}", "--begin=now+1hour", "--wrap=true")
+    job = queued.stdout.strip()
+    for name, value in slurm.env().items():
+        monkeypatch.setenv(name, value)
+    ids = [f"{job}_{task}" for task in tasks]
+    wait_until(lambda: states(ids)[ids[0]].state == "PENDING", 30)  # the accounts lag behind by seconds
+    for answer in (states(ids), _squeue(ids)):
+        assert {job_id: state.state for job_id, state in answer.items()} == dict.fromkeys(ids, "PENDING")
+    slurm.run("scancel", job)

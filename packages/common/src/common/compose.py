@@ -4,9 +4,9 @@ Hydra composes each point from the files again (about 0.1 s each). Points that c
 values only, so one composition per choice of files is enough; a test shows that the result is the same as Hydra's.
 """
 
-import copy
 import difflib
 import os
+import pickle
 import re
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -28,7 +28,8 @@ class Composer:
         self._loader = loader
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], bytes] = {}  # pickled: copied in a fifth of the time of a deepcopy
+        self._parsed: dict[str, Override] = {}
 
     def point(self, overrides: list[str]) -> DictConfig:
         """The whole config (with its `hydra` node) of one point.
@@ -36,12 +37,12 @@ class Composer:
         Raises:
             hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: as Hydra's own composition.
         """
-        parsed = self._parser.parse_overrides(overrides)
+        parsed = [self._parse(text) for text in overrides]
         values = [override for override in parsed if not self._chooses_file(override)]
         files = tuple(str(override.input_line) for override in parsed if override not in values)
         if files not in self._bases:
-            self._bases[files] = self._loader.load_sweep_config(self._master, list(files))
-        cfg = copy.deepcopy(self._bases[files])
+            self._bases[files] = pickle.dumps(self._loader.load_sweep_config(self._master, list(files)))
+        cfg: DictConfig = pickle.loads(self._bases[files])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         with open_dict(cfg.hydra):
             cfg.hydra.overrides.task = [override.input_line for override in parsed]
@@ -50,6 +51,12 @@ class Composer:
                 parsed, exclude_keys=dirname.exclude_keys, item_sep=dirname.item_sep, kv_sep=dirname.kv_sep
             )
         return cfg
+
+    def _parse(self, text: str) -> Override:
+        """Points of a sweep share most of their overrides."""
+        if text not in self._parsed:
+            self._parsed[text] = self._parser.parse_override(text)
+        return self._parsed[text]
 
     def _chooses_file(self, override: Override) -> bool:
         if override.package is not None:  # group@package=option

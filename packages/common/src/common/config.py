@@ -5,6 +5,7 @@ template's config.yaml. `__post_init__` runs for every point of a sweep before a
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin
 
@@ -13,9 +14,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from common.errors import UserError
 
 EXECUTORS = ("slurm", "local", "inprocess")
+DIRECTIONS = ("minimize", "maximize")
+TRACKING = ("tensorboard", "wandb", "none")
 
 # What may change between two submissions into one directory: where and how a run is executed, not what it computes.
-NOT_IDENTITY = ("user", "compute", "requeue", "paths", "experiment_name", "hydra", "assets.prefetch", "assets.stage")
+NOT_IDENTITY = (
+    "user", "compute", "requeue", "paths", "experiment_name", "objective", "direction", "tracking", "hydra",
+    "assets.prefetch", "assets.stage",
+)  # fmt: skip
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -135,6 +141,31 @@ class Requeue:
 
 
 @dataclass
+class Tracking:
+    backend: str = "none"  # tensorboard | wandb | none: where metrics are shown besides metrics.jsonl
+    project: str | None = None  # of wandb
+    entity: str | None = None  # team or user of wandb; null: your own
+    mode: str = "offline"  # of wandb: offline (files, for `wandb sync`) | online
+
+    def __post_init__(self) -> None:
+        require(
+            self.backend in TRACKING,
+            f"tracking.backend is one of {', '.join(TRACKING)}, not {self.backend}",
+        )
+        if self.backend == "wandb":
+            found = find_spec("wandb")
+            require(
+                found is not None and found.origin is not None,  # a folder wandb/ here is a package, too, without one
+                "tracking=wandb needs the package wandb: uv run --package <package> --extra wandb <package>-launch ...",
+            )
+            require(bool(self.project), "tracking=wandb needs tracking.project=<name>")
+            require(
+                self.mode in ("offline", "online"),
+                f"tracking.mode is offline or online, not {self.mode}",
+            )
+
+
+@dataclass
 class Paths:
     work_root: str = MISSING  # existing folder, see compute.work_root
     work_dir: str = MISSING  # folder of this sweep
@@ -157,12 +188,16 @@ class Config:
 
     template: str = MISSING  # dotted path, e.g. mlp.single
     experiment_name: str = MISSING
+    objective: str = "eval_loss"  # the final metric by which the runs of a sweep are compared, e.g. eval_loss
+    direction: str = "minimize"  # of the objective: minimize | maximize
     user: User = field(default_factory=User)
     compute: Compute = field(default_factory=Compute)
     requeue: Requeue = field(default_factory=Requeue)
+    tracking: Tracking = field(default_factory=Tracking)
     paths: Paths = field(default_factory=Paths)
 
     def __post_init__(self) -> None:
+        require(self.direction in DIRECTIONS, f"direction is minimize or maximize, not {self.direction}")
         if self.checkpointable and self.compute.executor in ("slurm", "local"):
             require(
                 self.requeue.signal_delay_s < self.compute.timeout_min * 60,

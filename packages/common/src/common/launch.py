@@ -25,13 +25,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from common import attempts, compose, ownership, preempt
+from common import attempts, compose, ownership, preempt, tracking
 from common.config import open_dicts, presets, to_typed
 from common.errors import SilentRankError, UserError
 
 _VERSION_BASE = "1.3"
 _MULTIRUN = {"-m", "--multirun"}  # implied, see hydra.mode in _global.yaml
 _ESTIMATE = "--estimate"
+_DRY_RUN = "--dry-run"
 _SHOW = (
     "-c",
     "--cfg",
@@ -82,6 +83,7 @@ def launch(template: str, args: list[str] | None = None) -> None:
         args = [_open_dict_override(arg, open_dicts(schema)) for arg in args]
         args = [_preset_of_service(arg, presets(schema)) for arg in args]
         _refuse_renamed(args, schema.renamed)
+        args = ["hydra.launcher.dry_run=true" if arg == _DRY_RUN else arg for arg in args]
         if _ESTIMATE in args:
             print(_estimate(template, folder, [arg for arg in args if arg != _ESTIMATE]))
         elif any(arg.split("=")[0] in _SHOW for arg in args):
@@ -137,6 +139,7 @@ def run_task(cfg: DictConfig) -> dict[str, float]:
             from common import distributed
 
             distributed.stop()
+        tracking.stop()
         if first:
             attempts.end(out_dir, reason, **facts)
             ownership.release(out_dir)
@@ -186,6 +189,7 @@ def _package_help(package: str, command: str, known: dict[str, str]) -> str:
             *lines,
             "",
             f"Fields and presets of one: {command} <template> --help",
+            "See what would be submitted: --dry-run",
         ]
     )
 

@@ -4,7 +4,9 @@ One process per sweep, started by the launcher in a session of its own, so that 
 alone. It starts as many runs as the cores (and GPUs) carry, the others wait; it starts a run again that asks for it; it
 passes TERM and INT on to its runs. submitit's own local executor would start all runs at once and forward no USR2.
 
-    <sweep>/submitit_logs/local_<pid>.json     {"<index>": {"state", "pids", "exit_code"}}: written by it, read by us
+    <sweep>/submitit_logs/local_<pid>.json     {"<index>": {"state", "pids", "exit_code", "node"}}: it writes, we read
+
+common.pack runs several runs in one job of Slurm in the same way.
 """
 
 import json
@@ -26,7 +28,7 @@ from common.errors import UserError
 from common.paths import write_atomic
 from common.slurm import JobState, clean_environment
 
-_POLL_S = 0.1
+POLL_S = 0.1
 _KILL_AFTER_S = 30.0  # between TERM and KILL, as Slurm's KillWait
 
 
@@ -39,10 +41,11 @@ class Plan:
     tasks_per_run: int
     at_once: int  # runs
     gpus_per_run: int | None
-    timeout_min: int
+    timeout_min: int  # 0: somebody else sees to it
     signal_delay_s: int
     setup: list[str]
     count: int  # runs in all
+    env: dict[str, str] = field(default_factory=dict)  # of the runs, besides
 
 
 @dataclass
@@ -75,12 +78,28 @@ def at_once(tasks_per_run: int, cpus_per_task: int, gpus_per_run: int | None) ->
     return runs
 
 
-def submit(plan: Plan, delayed: list[DelayedSubmission]) -> list[str]:
-    """Start the background process and hand it the pickled calls.
+@dataclass
+class Held:
+    """A background process that waits for the word to begin."""
 
-    Returns:
-        Job ids `<pid>_<index>`.
-    """
+    job_ids: list[str]  # <pid>_<index>
+    plan: Plan
+    process: "subprocess.Popen[bytes]"
+
+    def start(self) -> None:
+        """Let it begin. If we die before this line is written, it reads nothing and leaves."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asdict(self.plan)).encode())
+        self.process.stdin.close()
+
+    def drop(self) -> None:
+        """Let it leave."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+def hold(plan: Plan, delayed: list[DelayedSubmission]) -> Held:
+    """Start the background process and leave the pickled calls for it."""
     base = JobPaths.get_first_id_independent_folder(plan.folder)
     base.mkdir(parents=True, exist_ok=True)
     with clean_environment(), (base / "local_array.log").open("ab") as log:
@@ -93,33 +112,35 @@ def submit(plan: Plan, delayed: list[DelayedSubmission]) -> list[str]:
         paths = JobPaths(plan.folder, job_id)
         paths.folder.mkdir(parents=True, exist_ok=True)
         call.dump(paths.submitted_pickle)
-    # It starts at this line; if we die before, it reads nothing and leaves.
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(plan)).encode())
-    process.stdin.close()
-    return job_ids
+    return Held(job_ids, plan, process)
 
 
 def states(folder: str, job_ids: list[str]) -> dict[str, JobState]:
-    """The state of each job, as the background process last wrote it."""
-    node = os.uname().nodename
+    """The state of each job, as the background process last wrote it. UNKNOWN where its process is another machine's,
+    and where its files are gone."""
+    here = os.uname().nodename
     known: dict[str, JobState] = {}
     for base in {job_id.split("_")[0] for job_id in job_ids}:
-        alive = _runs(int(base), "common.local")
-        written = _read_states(folder, base)
+        written = read_states(folder, base)
+        alive: bool | None = None  # nobody has looked
         for job_id in (job_id for job_id in job_ids if job_id.startswith(f"{base}_")):
-            run = written.get(job_id.split("_")[1], {"state": "PENDING", "pids": [], "exit_code": None})
+            waiting: dict[str, Any] = {"state": "PENDING", "pids": [], "exit_code": None, "node": here}
+            run = waiting | written.get(job_id.split("_")[1], {})
             state = run["state"]
-            if not alive and state in ("PENDING", "RUNNING"):  # it was killed; its runs may live on
-                state = "RUNNING" if any(_runs(pid, "common.node") for pid in run["pids"]) else "FAILED"
-            known[job_id] = JobState(state, node, str(run["exit_code"]))
+            if state in ("PENDING", "RUNNING"):
+                alive = _runs(int(base), "common.local") if alive is None else alive
+                if run["node"] != here or not (alive or written):  # or it was never told to begin
+                    state = "UNKNOWN"
+                elif not alive:  # it was killed; its runs may live on
+                    state = "RUNNING" if any(_runs(pid, "common.node") for pid in run["pids"]) else "FAILED"
+            known[job_id] = JobState(state, run["node"], str(run["exit_code"]))
     return known
 
 
 def pids(folder: str, job_id: str) -> list[int]:
     """The processes of a running job, one per rank; none of a job that waits or has ended."""
     base, _, index = job_id.partition("_")
-    run = _read_states(folder, base).get(index, {"state": "PENDING", "pids": []})
+    run = read_states(folder, base).get(index, {"state": "PENDING", "pids": []})
     return run["pids"] if run["state"] == "RUNNING" else []
 
 
@@ -132,7 +153,8 @@ def _state_file(folder: str, base: str) -> Path:
     return JobPaths.get_first_id_independent_folder(folder) / f"local_{base}.json"
 
 
-def _read_states(folder: str, base: str) -> dict[str, dict[str, Any]]:
+def read_states(folder: str, base: str) -> dict[str, dict[str, Any]]:
+    """What the process of an array has written about its runs, by index; empty before it began."""
     path = _state_file(folder, base)
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -152,12 +174,27 @@ def _visible_gpus() -> list[str]:
 class Array:
     """The background process: starts, watches and ends the runs of one sweep."""
 
+    own_sessions = False  # of the runs' processes
+    separator = "_"  # between the array's part of a job id and the run's
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.base = str(os.getpid())
+        self.base = self.name()
         self.runs = [Run(index) for index in range(plan.count)]
         self.free_gpus = _visible_gpus()
         self.cancelled = False
+        self.catch_signals()
+
+    def name(self) -> str:
+        """The array's part of the job ids."""
+        return str(os.getpid())
+
+    def environment(self) -> dict[str, str]:
+        """Of the runs."""
+        return dict(os.environ)
+
+    def catch_signals(self) -> None:
+        """TERM and INT cancel all."""
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
 
@@ -165,39 +202,50 @@ class Array:
         """Until no run waits or runs."""
         self._write_states()
         while any(run.state in ("PENDING", "RUNNING") for run in self.runs):
-            for run in self.runs:
-                if run.state == "RUNNING":
-                    self._watch(run)
-                elif run.state == "PENDING" and self.cancelled:
-                    self._set(run, "CANCELLED")
-                elif run.state == "PENDING" and self._running() < self.plan.at_once:
-                    self._start(run)
-            time.sleep(_POLL_S)
+            self.look()
+            time.sleep(POLL_S)
 
-    def _running(self) -> int:
+    def look(self) -> None:
+        """Start what may start, note what has ended."""
+        for run in self.runs:
+            if run.state == "RUNNING":
+                self._watch(run)
+            elif run.state == "PENDING" and self.cancelled:
+                self._set(run, "CANCELLED")
+            elif run.state == "PENDING" and self.running() < self.plan.at_once:
+                self._start(run)
+
+    def running(self) -> int:
+        """How many run."""
         return sum(run.state == "RUNNING" for run in self.runs)
 
     def _start(self, run: Run) -> None:
-        job_id = f"{self.base}_{run.index}"
+        job_id = f"{self.base}{self.separator}{run.index}"
         run.gpus, self.free_gpus = _take(self.free_gpus, self.plan.gpus_per_run)
-        command = f"{self.plan.python} -u -m common.node {shlex.quote(self.plan.folder)}"
+        command = f"{self.plan.python} -u -P -m common.node {shlex.quote(self.plan.folder)}"
         script = "\n".join([*self.plan.setup, f"exec {command}"])
         run.tasks = []
         for rank in range(self.plan.tasks_per_run):
             paths = JobPaths(self.plan.folder, job_id, rank)
-            env = os.environ | self._rank_environment(job_id, rank)
+            env = self.environment() | self.plan.env | self._rank_environment(job_id, rank)
             if self.plan.gpus_per_run is not None:
                 env["CUDA_VISIBLE_DEVICES"] = ",".join(run.gpus)
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
                 run.tasks.append(
                     subprocess.Popen(
-                        ["/bin/sh", "-c", script], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                        ["/bin/sh", "-c", script],
+                        env=env,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=err,
+                        start_new_session=self.own_sessions,
                     )
                 )
-        now = time.monotonic()
-        run.notice_at = now + max(0, self.plan.timeout_min * 60 - self.plan.signal_delay_s)
-        run.term_at = now + self.plan.timeout_min * 60
-        run.kill_at = run.term_at + _KILL_AFTER_S
+        if self.plan.timeout_min:
+            now = time.monotonic()
+            run.notice_at = now + max(0, self.plan.timeout_min * 60 - self.plan.signal_delay_s)
+            run.term_at = now + self.plan.timeout_min * 60
+            run.kill_at = run.term_at + _KILL_AFTER_S
         run.pids = [task.pid for task in run.tasks]
         self._set(run, "RUNNING")
 
@@ -215,18 +263,21 @@ class Array:
     def _watch(self, run: Run) -> None:
         codes = [task.poll() for task in run.tasks]
         if any(code not in (None, 0, LOCAL_REQUEUE_RETURN_CODE, 143) for code in codes):
-            _signal(run, signal.SIGKILL)  # one rank failed: the others would wait for it for ever
+            send(run, signal.SIGKILL)  # one rank failed: the others would wait for it for ever
         if None in codes:
             self._remind(run)
             return
         self.free_gpus += run.gpus
         run.exit_code = next((code for code in codes if code), 0)
+        self._set(run, self.state_after(codes, run.exit_code))
+
+    def state_after(self, codes: list[int | None], exit_code: int) -> str:
+        """The state of a run whose processes have ended with these codes."""
         if LOCAL_REQUEUE_RETURN_CODE in codes and not self.cancelled:
-            self._set(run, "PENDING")
-        elif run.exit_code == 0:
-            self._set(run, "COMPLETED")
-        else:
-            self._set(run, "CANCELLED" if self.cancelled or run.exit_code in (143, -signal.SIGTERM) else "FAILED")
+            return "PENDING"
+        if exit_code == 0:
+            return "COMPLETED"
+        return "CANCELLED" if self.cancelled or exit_code in (143, -signal.SIGTERM) else "FAILED"
 
     def _remind(self, run: Run) -> None:
         now = time.monotonic()
@@ -237,13 +288,13 @@ class Array:
         ):
             if now >= getattr(run, due) > 0:
                 setattr(run, due, 0.0)
-                _signal(run, sig)
+                send(run, sig)
 
     def _cancel(self, signum: int, frame: FrameType | None) -> None:
         self.cancelled = True
         for run in self.runs:
             if run.state == "RUNNING":
-                _signal(run, signal.SIGTERM)
+                send(run, signal.SIGTERM)
                 run.kill_at = time.monotonic() + _KILL_AFTER_S
 
     def _set(self, run: Run, state: str) -> None:
@@ -251,7 +302,8 @@ class Array:
         self._write_states()
 
     def _write_states(self) -> None:
-        shown = {r.index: {"state": r.state, "pids": r.pids, "exit_code": r.exit_code} for r in self.runs}
+        node = os.uname().nodename
+        shown = {r.index: {"state": r.state, "pids": r.pids, "exit_code": r.exit_code, "node": node} for r in self.runs}
         write_atomic(_state_file(self.plan.folder, self.base), json.dumps(shown))
 
 
@@ -259,7 +311,8 @@ def _take(free: list[str], count: int | None) -> tuple[list[str], list[str]]:
     return free[: count or 0], free[count or 0 :]
 
 
-def _signal(run: Run, sig: signal.Signals) -> None:
+def send(run: Run, sig: signal.Signals) -> None:
+    """To every process of a run."""
     for task in run.tasks:
         if task.poll() is None:
             task.send_signal(sig)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.errors import UserError
 
@@ -81,10 +82,70 @@ def test_only(script: str) -> str:
     return said[-1] if said else ""
 
 
+def submit_held(script: Path, lock: int) -> str:
+    """Queue a batch script, but do not let it start yet (`release`).
+
+    Args:
+        lock: a file descriptor that sbatch inherits, so that the lock behind it outlasts us while sbatch works.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        UserError: in sbatch's words.
+    """
+    command = ["sbatch", "--parsable", "--hold", str(script)]
+    with clean_environment():
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, pass_fds=[lock])
+    if done.returncode != 0:
+        raise UserError(" ".join(done.stderr.split()))
+    return done.stdout.strip().partition(";")[0]  # "12;cluster" where there are several
+
+
+def release(job_id: str) -> None:
+    """Let a held job start.
+
+    Raises:
+        UserError: in scontrol's words.
+    """
+    done = subprocess.run(["scontrol", "release", job_id], capture_output=True, text=True, timeout=120)
+    if done.returncode != 0:
+        raise UserError(" ".join((done.stderr or done.stdout).split()))
+
+
+def held(requests: list[str]) -> dict[str, str]:
+    """The jobs that still wait as `submit_held` left them.
+
+    Args:
+        requests: parts of the names of their batch scripts.
+
+    Returns:
+        Job id by request.
+    """
+    if not requests:
+        return {}
+    command = ["squeue", "--me", "-h", "-t", "PENDING", "-o", "%F|%Q|%o"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    lines = [line.split("|", 2) for line in answer.stdout.splitlines()]
+    return {
+        request: job_id
+        for job_id, priority, script in lines
+        for request in requests
+        if priority == "0" and request in script  # the reason may be another: BeginTime, Dependency
+    }
+
+
+def max_array_size() -> int:
+    """How many tasks one job array may have (MaxArraySize); Slurm's default where nobody can tell."""
+    return int(_config("MaxArraySize") or 1001)
+
+
 def states(job_ids: list[str]) -> dict[str, JobState]:
-    """The state of each job, from one query: sacct where the site keeps accounts, else squeue."""
-    found = _sacct(job_ids)
-    known = _squeue(job_ids) if found is None else found
+    """The state of each job, from one query: sacct where the site keeps accounts, else squeue; which is asked, too,
+    about jobs that the accounts do not know yet, a second or two after their submission."""
+    known = _sacct(job_ids) or {}
+    if unknown := [job_id for job_id in job_ids if job_id not in known]:
+        known |= _squeue(unknown)
     return {job_id: known.get(job_id, JobState("UNKNOWN")) for job_id in job_ids}
 
 
@@ -126,12 +187,17 @@ def preempted_with_grace(job_id: str) -> bool:
 
 def kill_wait_s() -> float:
     """Seconds between TERM and KILL (KillWait of slurm.conf); Slurm's default where nobody can tell."""
+    return float(_config("KillWait") or 30)
+
+
+def _config(name: str) -> str | None:
+    """The number that slurm.conf, as scontrol shows it, gives a name."""
     try:
         shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=5).stdout
     except (OSError, subprocess.TimeoutExpired):
-        shown = ""
-    match = re.search(r"^KillWait\s*=\s*(\d+)", shown, re.MULTILINE)
-    return float(match.group(1)) if match else 30.0
+        return None
+    match = re.search(rf"^{name}\s*=\s*(\d+)", shown, re.MULTILINE)
+    return match.group(1) if match else None
 
 
 def node_address(node: str) -> str:
@@ -145,8 +211,13 @@ def node_address(node: str) -> str:
     return node
 
 
+def base(job_id: str) -> str:
+    """`12_3` (a task of an array) and `12_3.1` (a run that shares it) -> `12`: what scancel takes for all."""
+    return re.split("[_.]", job_id)[0]
+
+
 def _bases(job_ids: list[str]) -> str:
-    return ",".join(sorted({job_id.split("_")[0] for job_id in job_ids}))
+    return ",".join(sorted({base(job_id) for job_id in job_ids}))
 
 
 def _sacct(job_ids: list[str]) -> dict[str, JobState] | None:
@@ -160,8 +231,9 @@ def _squeue(job_ids: list[str]) -> dict[str, JobState]:
 
 
 def _query(command: list[str]) -> dict[str, JobState] | None:
+    env = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else a long list of waiting tasks is cut: 12_[0,2,4,...]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode != 0:
@@ -176,13 +248,15 @@ def _query(command: list[str]) -> dict[str, JobState] | None:
 
 
 def expand(job_id: str) -> list[str]:
-    """`"12_[0-2,5%2]"` -> `["12_0", "12_1", "12_2", "12_5"]`: how Slurm writes array tasks that still wait."""
+    """`"12_[0-2,5,10-14:2%2]"` -> `["12_0", "12_1", "12_2", "12_5", "12_10", "12_12", "12_14"]`: how Slurm writes array
+    tasks that still wait."""
     match = re.fullmatch(r"(\d+)_\[([\d,\-:]+)(?:%\d+)?\]", job_id)
     if match is None:
         return [job_id]
     base, ranges = match.groups()
     tasks: list[int] = []
     for part in ranges.split(","):
-        first, _, last = part.partition("-")
-        tasks += range(int(first), int(last or first) + 1)
+        ends, _, step = part.partition(":")
+        first, _, last = ends.partition("-")
+        tasks += range(int(first), int(last or first) + 1, int(step or 1))
     return [f"{base}_{task}" for task in tasks]

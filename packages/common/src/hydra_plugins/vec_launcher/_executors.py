@@ -1,57 +1,34 @@
-"""Slurm jobs from launcher parameters. (The leading underscore keeps Hydra's plugin scan from importing submitit.)"""
+"""The batch script of a job. (The leading underscore keeps Hydra's plugin scan from importing submitit.)"""
 
 import copy
 import shlex
-import uuid
-from pathlib import Path
 from typing import Any
 
-from submitit.core import core, utils
-from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+from submitit.slurm.slurm import SlurmExecutor
 
 from ._options import RENAMED
 
 # launcher fields that are not options of the script
 _NOT_SBATCH = {
-    "_target_", "executor", "only", "wait", "requeue", "gpu_type", "python", "submitit_folder", "max_num_timeout",
+    "_target_", "executor", "dry_run", "confirm_gpu_hours", "first", "only", "wait", "requeue", "gpu_type", "python",
+    "freeze_env", "runs_per_job", "runs_at_once", "submitit_folder", "max_num_timeout",
     "additional_parameters", "srun_args",
 }  # fmt: skip
 
 
-class ArrayExecutor(SlurmExecutor):
-    """submitit's executor, with our entry point; unlike submitit's, an array keeps `python`."""
+class ScriptExecutor(SlurmExecutor):
+    """Writes submitit's script with our entry point."""
 
     @property
     def _submitit_command_str(self) -> str:
-        command = f"{self.python} -u -m common.node {shlex.quote(str(self.folder))}"
+        command = f"{self.python} -u -P -m common.node {shlex.quote(str(self.folder))}"
         # without srun the batch shell becomes the task, so that Slurm's signals reach it
         return command if self.parameters.get("use_srun", True) else f"exec {command}"
 
-    def _internal_process_submissions(self, delayed_submissions: list[utils.DelayedSubmission]) -> list[core.Job[Any]]:
-        if len(delayed_submissions) == 1:
-            return super()._internal_process_submissions(delayed_submissions)
-        folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        pickles: list[Path] = []
-        for delayed in delayed_submissions:
-            delayed.set_timeout(self.parameters.get("time", 5), self.max_num_timeout)
-            pickles.append(folder / f"{uuid.uuid4().hex}.pkl")
-            delayed.dump(pickles[-1])
-        array = copy.copy(self)
-        array.parameters = {**self.parameters, "map_count": len(delayed_submissions)}
-        first = array._submit_command(self._submitit_command_str)
-        tasks = range(first.num_tasks)
-        jobs: list[core.Job[Any]] = [
-            SlurmJob(self.folder, f"{first.job_id}_{n}", list(tasks)) for n in range(len(delayed_submissions))
-        ]
-        for job, path in zip(jobs, pickles, strict=True):
-            job.paths.move_temporary_file(path, "submitted_pickle")
-        return jobs
 
-
-def slurm_executor(params: dict[str, Any], additional: dict[str, Any]) -> ArrayExecutor:
+def slurm_executor(params: dict[str, Any], additional: dict[str, Any]) -> ScriptExecutor:
     """An executor for launcher parameters and merged additional sbatch options."""
-    executor = ArrayExecutor(params["submitit_folder"], params["max_num_timeout"], python=params["python"])
+    executor = ScriptExecutor(params["submitit_folder"], params["max_num_timeout"], python=params["python"])
     options = {
         RENAMED.get(name, name): value
         for name, value in params.items()
@@ -76,7 +53,7 @@ def slurm_executor(params: dict[str, Any], additional: dict[str, Any]) -> ArrayE
     return executor
 
 
-def script(executor: ArrayExecutor, count: int) -> str:
+def script(executor: ScriptExecutor, count: int) -> str:
     """The sbatch script of an array of `count` runs, to show or to test."""
     probe = copy.copy(executor)
     probe.parameters = {**executor.parameters, **({"map_count": count} if count > 1 else {})}

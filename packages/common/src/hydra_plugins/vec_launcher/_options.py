@@ -1,6 +1,7 @@
 """Which sbatch option wins: command line > user > compute > requeue."""
 
 import re
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,7 +38,9 @@ def _command_line(cfg: DictConfig) -> list[tuple[str, Any]]:
     """(key, its value in the end) of every override that may concern sbatch, in order."""
     lines = [*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task]
     concerned = [line for line in lines if re.match(r"\+*(user|compute|requeue|hydra\.launcher)\.", line)]
-    if not concerned:
-        return []
-    parsed = OverridesParser.create().parse_overrides(concerned)
-    return [(override.key_or_group, OmegaConf.select(cfg, override.key_or_group)) for override in parsed]
+    return [(key, OmegaConf.select(cfg, key)) for key in map(_key, concerned)]
+
+
+@cache  # the points of a sweep share most of their overrides
+def _key(line: str) -> str:
+    return OverridesParser.create().parse_override(line).key_or_group

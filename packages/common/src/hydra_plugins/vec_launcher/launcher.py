@@ -1,50 +1,37 @@
 """The launcher `vec`: checks every point of a sweep, then submits them as job arrays (what they run: _node.py)."""
 
-import copy
+import json
 import logging
-import math
-import os
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common import attempts, compose, jobs, local, paths, preempt, slurm, sweep
-from common.config import Service, identity, to_typed
+from common import compose, environment, jobs, paths, preempt, slurm, snapshot, sweep
 from common.errors import UserError
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
+from ._checks import arrays_of, check_folder, check_point, check_request, confirm, earlier_with_same_config
 from ._node import run_on_node
-from ._options import additional_options
+from ._request import Run, jobs_of
 from ._service import serve_on_node
 
+if TYPE_CHECKING:
+    from common.watch import Watch
+
+    from ._queue import Held
+
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Request:
-    """What a job asks for."""
-
-    params: dict[str, Any]  # of hydra.launcher
-    additional: dict[str, Any]  # sbatch options without a field of their own
-
-
-@dataclass
-class Run(Request):
-    """A point of the sweep, composed and checked."""
-
-    point: sweep.Point
-    cfg: DictConfig  # with the hydra node
-    service: Service | None  # the server that it needs beside it
-    beside: Request | None  # what that asks for
 
 
 class VecLauncher(BaseSubmititLauncher):
@@ -58,67 +45,161 @@ class VecLauncher(BaseSubmititLauncher):
         Raises:
             UserError: nothing was queued; or, after waiting, some runs did not complete.
         """
-        runs = self._compose([list(overrides) for overrides in job_overrides], initial_job_idx)
+        points = dict(enumerate([list(overrides) for overrides in job_overrides], start=initial_job_idx))
+        runs = self._compose(points)
+        if not runs:
+            log.info("the sweep has all these points already: nothing was submitted")
+            return []
+        here = self._launch(runs)
+        return here if here is not None else _wait(runs)
+
+    def check(self, overrides: list[str]) -> Path:
+        """Compose and check one point, without submitting it.
+
+        Returns:
+            The folder of its sweep.
+
+        Raises:
+            UserError: what is wrong with it.
+        """
+        (run,) = self._compose({0: overrides})
+        return Path(run.cfg.hydra.sweep.dir)
+
+    def run(self, points: dict[int, list[str]]) -> dict[int, dict[str, float] | None]:
+        """For sweepers that need results: submit the points, but for those that live or have ended well, and wait.
+
+        Args:
+            points: overrides by the index of the run.
+
+        Returns:
+            The final metrics of each run; None where it failed.
+        """
+        runs = self._compose(points)
         sweep_dir = Path(runs[0].cfg.hydra.sweep.dir)
-        earlier = _check_folder(runs, sweep_dir)
-        arrays = _arrays(runs)
-        for array in arrays:
-            _check_request(array[0], len(array))
+        known = {point.index: point for one in sweep.read(sweep_dir) for point in one.points if point.job_id}
+        waiting = [run for run in runs if not _lives_or_completed(run, known.get(run.point.index))]
+        for run in runs:
+            if run not in waiting:
+                run.point = known[run.point.index]
+        if waiting:
+            self._launch(waiting)
+        if runs[0].params["executor"] != "inprocess":
+            _until_done(_watch(runs), runs)
+        return {run.point.index: _metrics(run) for run in runs}
+
+    def _launch(self, runs: list[Run]) -> list[JobReturn] | None:
+        """Check what asks the cluster, then submit; in this process, run.
+
+        Returns:
+            What runs in this process returned; None of others, which may still wait.
+        """
+        sweep_dir = Path(runs[0].cfg.hydra.sweep.dir)
+        earlier = check_folder(runs, sweep_dir)
+        arrays = arrays_of(runs)
+        answers = [check_request(array[0], jobs_of(array)) for array in arrays]
         for run in runs:
             if run.beside:
-                _check_request(run.beside, 1)
+                check_request(run.beside, 1)
+        if runs[0].params["dry_run"]:
+            from . import _dry_run
 
-        submissions = [*earlier, _record(runs)]
-        _warn_of_other_code(submissions)
+            _dry_run.show(arrays, answers)
+            return []
+        confirm(runs)
+
         sweep_dir.mkdir(parents=True, exist_ok=True)
-        paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
-        sweep.write(sweep_dir, submissions)
-        log.info(f"Submitit '{runs[0].params['executor']}' sweep output dir : {sweep_dir}")
-        for run in runs:
-            log.info(f"\t#{run.point.index} : {' '.join(run.point.overrides)}")
-        if runs[0].params["executor"] == "inprocess":
-            return [self._run_here(run, sweep_dir) for run in runs]
-        for array in arrays:
-            self._submit(array, runs)
+        with sweep.submitting(sweep_dir) as lock:
+            if sweep.read(sweep_dir) != earlier:
+                raise UserError(f"Another launcher has submitted into {sweep_dir} meanwhile: see vec-jobs status.")
+            _drop_leftovers(earlier)
+            new = _record(runs, sweep_dir)
+            submissions = [*earlier, new]
+            _warn_of_other_code(submissions)
+            paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
             sweep.write(sweep_dir, submissions)
-        for run in runs:
-            if run.beside:
-                self._submit_service(run, runs)
-                sweep.write(sweep_dir, submissions)
-        submissions[-1].state = "submitted"
-        sweep.write(sweep_dir, submissions)
-        return _wait(runs, sweep_dir)
+            log.info(f"Submitit '{new.executor}' sweep output dir : {sweep_dir}")
+            for run in runs:
+                log.info(f"\t#{run.point.index} : {' '.join(run.point.overrides)}")
+            if new.executor == "inprocess":
+                return [self._run_here(run, sweep_dir) for run in runs]
+            self._submit(arrays, lock, lambda: sweep.write(sweep_dir, submissions), new)
+        return None
 
-    def _compose(self, batch: list[list[str]], first: int) -> list[Run]:
+    def _compose(self, points: dict[int, list[str]]) -> list[Run]:
         assert self.config is not None
         assert self.hydra_context is not None
         composer = compose.Composer(self.hydra_context.config_loader, self.config)
         runs: list[Run] = []
-        for index, overrides in enumerate(batch, start=first):
+        left_out = 0
+        for number, overrides in points.items():
+            index = number - left_out
             try:
-                runs.append(_check_point(composer.point(overrides), index, overrides))
+                run = check_point(composer.point(overrides), index, overrides)
+                if earlier := earlier_with_same_config(run):
+                    log.info(f"left out, for it is run {earlier.index}: {' '.join(overrides)}")
+                    left_out += 1
+                else:
+                    runs.append(run)
             except (UserError, ValueError, HydraException, OmegaConfBaseException) as error:
                 text = compose.explain_point(error, self.hydra_context.config_loader, self.config)
-                if len(batch) == 1:
+                if len(points) == 1:
                     raise UserError(text) from error
                 shown = sweep.redact(" ".join(overrides))
                 raise UserError(f"#{index} ({shown}): {text.rstrip('.')}. Nothing was submitted.") from error
-        only = runs[0].params["only"]
+        only = runs[0].params["only"] if runs else None
         if missing := set(only or []) - {run.point.index for run in runs}:
-            raise UserError(f"hydra.launcher.only names run {min(missing)}: there are {len(runs)}, from 0 on.")
+            last = runs[-1].point.index
+            raise UserError(f"hydra.launcher.only names run {min(missing)}: they are {runs[0].point.index} to {last}.")
         return [run for run in runs if only is None or run.point.index in only]
 
-    def _submit(self, array: list[Run], runs: list[Run]) -> None:
-        """Queue one array and note its job ids."""
-        calls = [(run_on_node, self.task_function, run.cfg) for run in array]
-        for run, job_id in zip(array, _queue(array[0], calls, runs), strict=True):
-            run.point.job_id = job_id
+    def _submit(
+        self, arrays: list[list[Run]], lock: int, record: Callable[[], None], submission: sweep.Submission
+    ) -> None:
+        """Queue all on hold, write down the jobs' ids, let them start. If one is refused, none is left.
 
-    def _submit_service(self, run: Run, runs: list[Run]) -> None:
-        """Queue the server of one run, which ends with it."""
-        assert run.beside is not None
-        call = (serve_on_node, run.service, run.cfg, run.beside.params)
-        (run.point.service_job_id,) = _queue(run.beside, [call], runs)
+        Args:
+            record: writes sweep.json.
+
+        Raises:
+            UserError: what refused it.
+        """
+        from ._queue import hold
+
+        for array in arrays:
+            request = uuid.uuid4().hex
+            for run in array:
+                run.point.request = request
+                run.point.service_request = uuid.uuid4().hex if run.beside else None
+        record()
+        held: list[Held] = []
+        try:
+            for array in arrays:
+                for run in array:
+                    if run.params["runs_per_job"] > 1:  # to the run, its job is a machine like any other
+                        run.cfg.hydra.launcher.executor = "local"
+                calls = [(run_on_node, self.task_function, run.cfg) for run in array]
+                held.append(hold(array[0].params, array[0].additional, calls, str(array[0].point.request), lock))
+                for run, job_id in zip(array, held[-1].job_ids, strict=True):
+                    run.point.job_id = job_id
+            for run in (run for array in arrays for run in array):
+                if run.beside:  # its server, which ends with it
+                    call = (serve_on_node, run.service, run.cfg, run.beside.params)
+                    asked = run.beside.params, run.beside.additional
+                    held.append(hold(*asked, [call], str(run.point.service_request), lock))
+                    (run.point.service_job_id,) = held[-1].job_ids
+            record()
+        except BaseException:
+            for jobs_on_hold in held:
+                jobs_on_hold.drop()
+            submission.state = "failed"
+            for point in submission.points:
+                point.job_id = point.service_job_id = None
+            record()
+            raise
+        for jobs_on_hold in held:
+            jobs_on_hold.start()
+        submission.state = "submitted"
+        record()
 
     def _run_here(self, run: Run, sweep_dir: Path) -> JobReturn:
         assert self.task_function is not None
@@ -132,89 +213,16 @@ class VecLauncher(BaseSubmititLauncher):
             raise UserError(f"Run {run.point.index} failed: {type(error).__name__}: {error}") from error
 
 
-def _queue(request: Request, calls: list[tuple[Any, ...]], runs: list[Run]) -> list[str]:
-    """One array of calls. If that fails, cancel what is queued of the sweep.
-
-    Returns:
-        Its job ids.
-
-    Raises:
-        UserError: a limit on jobs, a full disk: sbatch --test-only does not see them.
-    """
-    from submitit.core.utils import DelayedSubmission
-
-    delayed = [DelayedSubmission(*call) for call in calls]
-    try:
-        if request.params["executor"] == "local":
-            return local.submit(_local_plan(request.params, len(calls)), delayed)
-        from ._executors import slurm_executor
-
-        executor = slurm_executor(request.params, request.additional)
-        with slurm.clean_environment():
-            return [str(job.job_id) for job in executor._internal_process_submissions(delayed)]
-    except Exception as error:
-        slurm.cancel([run.point.job_id for run in runs if run.point.job_id])
-        raise UserError(f"Submission failed: {' '.join(str(error).split())} Nothing is left queued.") from error
-
-
-def _check_point(cfg: DictConfig, index: int, overrides: list[str]) -> Run:
-    if not cfg.compute.executor:
-        raise UserError(
-            "Say where to run with compute=<preset>, e.g. compute=local (this machine) or compute=killarney/l40s_1x; "
-            "--help lists all presets."
-        )
-    with open_dict(cfg.hydra.job):
-        cfg.hydra.job.num = index
-    for name in ("work_root", "work_dir"):
-        cfg.paths[name] = os.path.abspath(os.path.expanduser(os.path.expandvars(cfg.paths[name])))
-    compose.resolve(cfg)
-    params: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
-    # lift the hydra node out instead of copying the rest: a sweep has many points
-    with flag_override(cfg, ["struct", "no_deepcopy_set_nodes"], [False, True]):
-        hydra = cfg.pop("hydra")
-        typed = to_typed(cfg)
-        typed.before_submission()
-        point = sweep.Point(index, overrides, identity(cfg))
-        hydra._set_parent(None)  # OmegaConf copies what it takes for a part of the same config
-        cfg.hydra = hydra
-    service = typed.service()
-    beside = None if service is None else _request_of_service(cfg, service)
-    return Run(params, additional_options(cfg, params), point, cfg, service, beside)
-
-
-def _request_of_service(cfg: DictConfig, service: Service) -> Request:
-    """What the launcher would ask for with the service's preset in the place of the run's."""
-    other = copy.deepcopy(cfg)
-    with open_dict(other):
-        other.compute = OmegaConf.structured(service.compute)
-        other.hydra.launcher.name = f"{cfg.hydra.job.name}.{service.name}"
-    if other.compute.executor != cfg.compute.executor:
-        raise UserError(
-            f"the run is on {cfg.compute.executor}, its {service.name} on {other.compute.executor}: both need a preset "
-            "of the same place"
-        )
-    params: Any = OmegaConf.to_container(other.hydra.launcher, resolve=True)
-    return Request(params, additional_options(other, params))
-
-
-def _check_folder(runs: list[Run], sweep_dir: Path) -> list[sweep.Submission]:
-    """Refuse a folder that cannot be used for these runs; returns the earlier submissions into it."""
-    if any(run.cfg.hydra.sweep.dir != str(sweep_dir) for run in runs):
-        raise UserError("One sweep has one folder: experiment_name and paths.* cannot be swept over.")
-    paths.check_work_dir(sweep_dir, Path(runs[0].cfg.paths.work_root))
-    earlier = sweep.read(sweep_dir)
-    allowed = list(runs[0].cfg.requeue.allow_changes)
-    for index, changes in sweep.check_same_runs(sweep_dir, earlier, [run.point for run in runs], allowed).items():
-        log.warning(f"run {index} goes on with a change: {'; '.join(changes)}")
-    _warn_of_slow_saves(runs)
+def _drop_leftovers(earlier: list[sweep.Submission]) -> None:
     for submission in earlier:
-        ids = [job_id for point in submission.points for job_id in (point.job_id, point.service_job_id) if job_id]
-        for job_id, state in jobs.states(submission.executor, f"{sweep_dir}/submitit_logs/%j", ids).items():
-            if state.live:  # two jobs in one run directory would overwrite each other
-                raise UserError(
-                    f"{sweep_dir} is in use: job {job_id} is {state.state}. Cancel it, or wait for its end."
-                )
-    return earlier
+        if left := set(jobs.left_on_hold(submission).values()):
+            log.warning(f"cancelled job {', '.join(sorted(left))}: a launcher that was killed had left it on hold")
+            slurm.cancel(sorted(left))
+        if submission.state == "submitting":
+            submission.state = "failed"
+            for point in submission.points:
+                if slurm.base(str(point.job_id)) in left:
+                    point.job_id = None
 
 
 def _warn_of_other_code(submissions: list[sweep.Submission]) -> None:
@@ -224,60 +232,19 @@ def _warn_of_other_code(submissions: list[sweep.Submission]) -> None:
         log.warning(f"the code has changed since the last submission: {'; '.join(changes[:5])}{more}")
 
 
-def _warn_of_slow_saves(runs: list[Run]) -> None:
-    """Say when the saves of earlier attempts were too slow for the notice, or take too large a part of the time."""
-    for run in runs:
-        slowest_s = attempts.slowest_save_s(Path(run.cfg.paths.out_dir))
-        lead_s, every_s = run.cfg.requeue.signal_delay_s, run.cfg.requeue.save_every_min * 60
-        if 2 * slowest_s > lead_s:
-            log.warning(
-                f"run {run.point.index}: a save took {slowest_s:.0f} s, the notice comes {lead_s} s before the limit; "
-                f"give it time with requeue.signal_delay_s={math.ceil(2 * slowest_s)} or more"
-            )
-        if slowest_s > 0.2 * every_s:
-            log.warning(
-                f"run {run.point.index}: a save took {slowest_s:.0f} s, and there is one every {every_s:.0f} s; save "
-                "less often (requeue.save_every_min) or in the background (requeue.async_save=true)"
-            )
-
-
-def _arrays(runs: list[Run]) -> list[list[Run]]:
-    """Runs that ask for the same resources go into one job array."""
-    arrays: dict[str, list[Run]] = {}
-    for run in runs:
-        arrays.setdefault(repr((run.params, run.additional)), []).append(run)
-    if len({run.params["executor"] for run in runs}) > 1:
-        raise UserError("One sweep runs in one place: slurm, local and inprocess presets cannot be mixed.")
-    return list(arrays.values())
-
-
-def _check_request(request: Request, count: int) -> None:
-    params = request.params
-    if params["executor"] == "local":
-        _local_plan(params, count)
-    elif params["executor"] == "slurm":
-        slurm.check_available()
-        from ._executors import script, slurm_executor
-
-        executor = slurm_executor(params, request.additional)
-        try:
-            slurm.test_only(script(executor, count))
-        except UserError as error:
-            raise UserError(f"{error} Asked for: {_request(params)}. Nothing was submitted.") from error
-
-
-def _request(params: dict[str, Any]) -> str:
-    """The resources of one run, in words."""
-    gpus = f"{params['gpus_per_node'] or 0} {params['gpu_type'] or ''} GPU(s)".replace("  ", " ")
-    cores = params["tasks_per_node"] * (params["cpus_per_task"] or 1)
-    words = f"{params['nodes']} node(s) with {cores} cores, {gpus}, {params['mem_gb'] or 'default'} GiB each"
-    named = [f"{name} {params[name]}" for name in ("partition", "account", "qos") if params[name]]
-    return ", ".join([words, f"{params['timeout_min']} min", *named])
-
-
-def _record(runs: list[Run]) -> sweep.Submission:
-    """What sweep.json keeps of a submission, without secrets."""
+def _record(runs: list[Run], sweep_dir: Path) -> sweep.Submission:
+    """What sweep.json keeps of a submission, without secrets; and the code that its jobs run."""
     git, versions = sweep.provenance()
+    code = None
+    if runs[0].params["executor"] != "inprocess":
+        code = snapshot.take(runs[0].cfg.template.partition(".")[0], sweep_dir)
+    python = environment.freeze() if runs[0].params["freeze_env"] else None
+    for request in [*runs, *(run.beside for run in runs if run.beside)]:
+        if code is not None:
+            setup = [*(request.params["setup"] or []), snapshot.setup_line(sweep_dir, code)]
+            request.params = request.params | {"setup": setup}
+        if python is not None:
+            request.params = request.params | {"python": shlex.quote(str(python))}
     for run in runs:
         run.point.config = sweep.redact_values(run.point.config)
         run.point.overrides = [sweep.redact(override) for override in run.point.overrides]
@@ -288,60 +255,76 @@ def _record(runs: list[Run]) -> sweep.Submission:
         preset=str(runs[0].cfg.hydra.runtime.choices.get("compute")),
         executor=runs[0].params["executor"],
         points=[run.point for run in runs],
+        objective=runs[0].cfg.objective,
+        direction=runs[0].cfg.direction,
         git=git,
+        code=code,
         versions=versions,
     )
 
 
-def _wait(runs: list[Run], sweep_dir: Path) -> Sequence[JobReturn]:
+def _wait(runs: list[Run]) -> Sequence[JobReturn]:
     """Until all jobs have ended, where the launcher is to wait; else say how to watch them."""
     from common import watch
 
-    executor, folder = runs[0].params["executor"], runs[0].params["submitit_folder"]
+    executor, sweep_dir = runs[0].params["executor"], Path(runs[0].cfg.hydra.sweep.dir)
     wait = runs[0].params["wait"]
     points = [run.point for run in runs]
-    ids = ",".join(sorted({str(point.job_id).split("_")[0] for point in points}))
+    ids = ",".join(sorted({slurm.base(str(point.job_id)) for point in points}))
     watch.say(f"Submitted {len(runs)} run(s) as job {ids}; results will be in {sweep_dir}/<run>/outputs")
     if services := ",".join(str(point.service_job_id) for point in points if point.service_job_id):
         watch.say(f"Their servers are job {services}; each ends with its run")
     if not (executor != "slurm" if wait is None else wait):
         watch.say(f"See them: squeue --me -j {ids}   follow: tail -F {sweep_dir}/submitit_logs/*/*.err")
         return []
-    poll_s = (2.0, 30.0) if executor == "slurm" else (0.3, 2.0)
-    watching = watch.Watch(sweep_dir, points, lambda ids: jobs.states(executor, folder, ids), poll_s)
-    try:
-        completed = watching.until_done()
-    except KeyboardInterrupt:
-        watch.say(watch.detached_line(points, sweep_dir, executor))
-        raise
-    if not completed:
-        failed = [str(point.index) for point in points if watching.states[point.index].state != "COMPLETED"]
+    watching = _watch(runs)
+    if not _until_done(watching, runs):
+        failed = [str(run.point.index) for run in watching.runs if run.state.state != "COMPLETED"]
         raise UserError(
             f"{len(failed)} of {len(runs)} runs did not complete: {', '.join(failed)}. "
             f"Their logs: {sweep_dir}/submitit_logs. Submit again with paths.work_dir={sweep_dir} to resume them."
         )
-    return [_read_return(run, sweep_dir) for run in runs]
+    return [_read_return(run) for run in runs]
 
 
-def _local_plan(params: dict[str, Any], count: int) -> local.Plan:
-    cpus = params["cpus_per_task"] or 1
-    return local.Plan(
-        folder=params["submitit_folder"],
-        python=params["python"] or sys.executable,
-        tasks_per_run=params["tasks_per_node"],
-        at_once=local.at_once(params["tasks_per_node"], cpus, params["gpus_per_node"]),
-        gpus_per_run=params["gpus_per_node"],
-        timeout_min=params["timeout_min"],
-        signal_delay_s=params["signal_delay_s"],
-        setup=params["setup"] or [],
-        count=count,
-    )
+def _watch(runs: list[Run]) -> "Watch":
+    from common.watch import Watch
+
+    sweep_dir = Path(runs[0].cfg.hydra.sweep.dir)
+    indices = {run.point.index for run in runs}
+    submissions = [
+        replace(one, points=[point for point in one.points if point.index in indices]) for one in sweep.read(sweep_dir)
+    ]
+    return Watch(sweep_dir, submissions)
 
 
-def _read_return(run: Run, sweep_dir: Path) -> JobReturn:
-    import json
+def _until_done(watching: "Watch", runs: list[Run]) -> bool:
+    """Whether all runs completed; ctrl-C leaves them."""
+    from common.watch import detach
 
-    result = json.loads((sweep_dir / str(run.point.index) / "outputs" / "result.json").read_text())
+    try:
+        return watching.until_done()
+    except KeyboardInterrupt:
+        detach(Path(runs[0].cfg.hydra.sweep.dir), [run.point for run in runs], runs[0].params["executor"])
+        raise
+
+
+def _lives_or_completed(run: Run, known: sweep.Point | None) -> bool:
+    """Whether an earlier launcher has submitted it, so that it is only to be waited for."""
+    if known is None:
+        return False
+    job_id = str(known.job_id)
+    state = jobs.states(run.params["executor"], run.params["submitit_folder"], [job_id])[job_id]
+    return state.live or _metrics(run) is not None
+
+
+def _metrics(run: Run) -> dict[str, float] | None:
+    """The final metrics of a run that has ended well."""
+    path = Path(run.cfg.paths.out_dir) / "result.json"
+    return json.loads(path.read_text())["metrics"] if path.exists() else None
+
+
+def _read_return(run: Run) -> JobReturn:
     returned = JobReturn(overrides=run.point.overrides, cfg=run.cfg, status=JobStatus.COMPLETED)
-    returned.return_value = result["metrics"]
+    returned.return_value = _metrics(run)
     return returned
