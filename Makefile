@@ -8,7 +8,7 @@ help:  ## the targets of this file
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
 demo: $(UV)  ## a small sweep on this machine
 	$(RUN) --package mlp mlp-launch single compute=local trainer.hidden_dim=64,128 trainer.learning_rate=1e-2,1e-3 trainer.num_epochs=50
-test: $(UV) slurm-installed  ## every test, the real Slurm's too
+test: $(UV) slurm-installed screen-installed  ## every test, the real Slurm's too
 	$(RUN) pytest -m "not bench and not gpu" -n 3 --maxschedchunk=1
 test-unit: $(UV)  ## the tests that need no Slurm (under a minute)
 	$(RUN) pytest -n 2
@@ -19,7 +19,7 @@ check: $(UV)  ## format, lint, types, import directions
 fmt: $(UV)  ## format and mend what can be mended
 	$(RUN) ruff format . && $(RUN) ruff check --fix .
 bench: $(UV) slurm-installed  ## the tables of benchmarks/README.md
-	$(RUN) python -m benchmarks.launch && $(RUN) python -m benchmarks.mlp_single && $(RUN) python -m benchmarks.checkpoint && $(RUN) python -m benchmarks.preemption && $(RUN) python -m benchmarks.trainers && $(RUN) python -m benchmarks.stable_baselines
+	$(RUN) python -m benchmarks.launch && $(RUN) python -m benchmarks.vec_jobs && $(RUN) python -m benchmarks.mlp_single && $(RUN) python -m benchmarks.checkpoint && $(RUN) python -m benchmarks.preemption && $(RUN) python -m benchmarks.trainers && $(RUN) python -m benchmarks.stable_baselines
 docs: $(UV)  ## renew the tables of fields in the packages' READMEs
 	$(RUN) python -m common.fields packages/*/README.md
 lock: $(UV)  ## renew uv.lock and requirements.lock to the date in pyproject.toml
@@ -35,4 +35,6 @@ slurm-down:  ## stop it
 	python3 -m venv .tools && .tools/bin/pip install --quiet uv
 slurm-installed:
 	@.ci/install-slurm
-.PHONY: help demo test test-unit test-slurm check fmt bench lock slurm-up slurm-env slurm-down slurm-installed
+screen-installed:
+	@.ci/install-screen
+.PHONY: help demo test test-unit test-slurm check fmt bench lock slurm-up slurm-env slurm-down slurm-installed screen-installed

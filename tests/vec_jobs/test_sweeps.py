@@ -1,4 +1,4 @@
-"""`vec-jobs list | status | why | logs | cancel | retry`, on real sweeps of this machine."""
+"""`vec-jobs list | status | why | report | logs | cancel | retry`, on real sweeps of this machine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_list_tells_what_each_sweep_is(vec_jobs: Ask) -> None:
 def test_status_tells_the_truth_about_each_run(vec_jobs: Ask) -> None:
     first, second = rows(vec_jobs("status", "two", "--json"))
     assert (first["state"], first["attempt"], first["reason"]) == ("COMPLETED", 1, "")
-    assert first["step"] == 50  # the last one logged of 64
+    assert (first["step"], first["total_steps"]) == (64, 64)
+    assert first["metrics"]["eval_accuracy"] > 0
     assert first["overrides"] == ["trainer.learning_rate=0.001"]
     assert second["state"] == "FAILED"
     assert "NonFiniteError" in second["reason"]
@@ -72,6 +73,17 @@ def test_why_names_the_error_and_the_line_of_ones_own(vec_jobs: Ask) -> None:
     assert "common/metrics.py, line " in told
     assert len(told.strip().splitlines()) == 1
     assert "it has ended well" in vec_jobs("why", "two", "0").stdout
+
+
+def test_report_names_the_best_run_and_why_the_other_failed(vec_jobs: Ask, work_root: Path) -> None:
+    answer = vec_jobs("report", "two", "--json")
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout)
+    assert told["states"] == {"COMPLETED": 1, "FAILED": 1}
+    assert (told["best"]["run"], told["best"]["values"]) == (0, {"learning_rate": 0.001})
+    assert told["report"] == str(work_root / "vec_jobs" / "two" / "report" / "report.html")
+    assert "Run 1 (job " in Path(told["report"]).read_text()
+    assert "is FAILED: NonFiniteError: loss is " in Path(told["report"]).read_text()
 
 
 def test_logs_shows_the_runs_own_log_and_its_stderr(vec_jobs: Ask) -> None:
@@ -95,7 +107,9 @@ def test_a_cancelled_run_saves_and_a_retry_goes_on_from_there(vec_jobs: Ask, wor
     give_up = time.monotonic() + 120
     while not read_lines(out_dir / "metrics.jsonl") and time.monotonic() < give_up:
         time.sleep(0.1)
-    assert rows(vec_jobs("status", "long", "--json"))[0]["state"] == "RUNNING"
+    (running,) = rows(vec_jobs("status", "long", "--json"))
+    assert (running["state"], running["total_steps"]) == ("RUNNING", 12800)
+    assert 0 < running["eta_s"] < 3600
     assert vec_jobs("retry", "long", "0").stderr.startswith("Error: Run 0 is RUNNING as job ")
     assert vec_jobs("cancel", "long", "--yes").stdout == "Told to end: run 0.\n"
     while rows(vec_jobs("status", "long", "--json"))[0]["state"] == "RUNNING" and time.monotonic() < give_up:
@@ -136,3 +150,38 @@ def test_a_damaged_sweep_is_named_and_the_others_are_listed(vec_jobs: Ask, work_
     assert "two" in {row["sweep"] for row in json.loads(answer.stdout)}
     assert "broken/sweep.json is damaged" in answer.stderr
     assert vec_jobs("status", "broken").returncode == 1
+
+
+def test_a_sweep_is_extended_by_new_points_only_and_each_is_retried_as_it_was(vec_jobs: Ask, work_root: Path) -> None:
+    launch(work_root, "more", "trainer.num_epochs=2", "trainer.seed=1,2")
+    assert vec_jobs("extend", "more", "trainer.seed=2,3,4").returncode == 0
+    runs = rows(vec_jobs("status", "more", "--json"))
+    assert [(row["run"], row["state"]) for row in runs] == [(index, "COMPLETED") for index in range(4)]
+    submissions = json.loads((work_root / "vec_jobs" / "more" / "sweep.json").read_text())["submissions"]
+    seeds = [point["config"]["trainer.seed"] for one in submissions for point in one["points"]]
+    assert seeds == [1, 2, 3, 4], "seed 2 was there already"
+    assert vec_jobs("extend", "more", "trainer.seed=1,4").returncode == 0
+    assert len(rows(vec_jobs("status", "more", "--json"))) == 4, "all of them were"
+    assert vec_jobs("extend", "more", "trainer.seed=5", "trainer.learning_rate=1e30").returncode == 1  # it diverges
+    assert vec_jobs("retry", "more").returncode == 1
+    runs = rows(vec_jobs("status", "more", "--json"))
+    assert [row["attempt"] for row in runs] == [1, 1, 1, 1, 2]
+    assert (
+        "trainer.learning_rate=1e30" in runs[-1]["overrides"] or "trainer.learning_rate=1e+30" in runs[-1]["overrides"]
+    )
+
+
+def test_a_sweep_with_an_odd_name_is_watched_cancelled_and_retried(vec_jobs: Ask, work_root: Path) -> None:
+    name = 'it\'s "odd", [new]\nand all'
+    quoted = name.replace("'", "\\'")
+    launch(work_root, f"'{quoted}'", "trainer.num_epochs=400", "hydra.launcher.wait=false", "trainer.log_every=1")
+    metrics = work_root / "vec_jobs" / name / "0" / "outputs" / "metrics.jsonl"
+    give_up = time.monotonic() + 120
+    while not read_lines(metrics) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert vec_jobs("cancel", name, "--yes").stdout == "Told to end: run 0.\n"
+    assert "CANCELLED" in vec_jobs("status", name, "--watch").stdout.splitlines()[-1]
+    assert vec_jobs("retry", name).returncode == 0
+    assert "COMPLETED" in vec_jobs("status", name, "--watch").stdout.splitlines()[-1]
+    (row,) = rows(vec_jobs("status", name, "--json"))
+    assert (row["attempt"], row["step"]) == (2, 12800)

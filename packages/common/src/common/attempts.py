@@ -2,6 +2,7 @@
 
 {"event": "start", "attempt": 1, "job_id": "12_0", "node": "kn1", "pid": 4711, "time": 1760000000.0}
 {"event": "resume", "attempt": 1, "step": 0, "restore_s": 0.3, "lost_steps": 0, "lost_s": 0.0, "time": 1760000004.5}
+{"event": "train", "attempt": 1, "step": 0, "total_steps": 5000, "time": 1760000004.6}
 {"event": "save", "attempt": 1, "step": 4200, "stall_s": 0.2, "write_s": 0.2, "time": 1760003600.0}
 {"event": "end", "attempt": 1, "reason": "SIGUSR2", "step": 4200, "time": 1760003600.0}
 {"event": "requeue", "attempt": 1, "timed_out": true, "time": 1760003600.1}
@@ -47,6 +48,11 @@ def resume(out_dir: Path, step: int, restore_s: float) -> None:
         facts["lost_s"] = round(last["time_s"] - (kept or same_attempt[:1])[-1], 3)
         facts["seen_at"] = first_start(out_dir) + last["time_s"]
     _append(out_dir, "resume", facts)
+
+
+def train(out_dir: Path, step: int, total: int) -> None:
+    """Say behind which step the present attempt begins to train, and which is the last one."""
+    _append(out_dir, "train", {"step": step, "total_steps": total})
 
 
 def save(out_dir: Path, step: int, stall_s: float, write_s: float) -> None:
@@ -110,19 +116,28 @@ class Ledger:
 
 
 def ledger(out_dir: Path) -> Ledger:
-    """The account of a run so far; its last attempt may still be under way."""
+    """The account of a run whose last attempt is under way."""
+    return account(read(out_dir), time.time())
+
+
+def account(all_events: list[dict[str, Any]], until: float) -> Ledger:
+    """The account of a run.
+
+    Args:
+        until: when its last attempt showed its last sign of life, seconds since the epoch; now, if it is under way.
+    """
     productive_s = saves_s = starting_s = lost_s = waiting_s = 0.0
     by_attempt: dict[int, list[dict[str, Any]]] = {}
-    for event in read(out_dir):
+    for event in all_events:
         by_attempt.setdefault(event["attempt"], []).append(event)
     numbers = sorted(by_attempt)
     for number in numbers:
         events = by_attempt[number]
-        begun = next((event["time"] for event in events if event["event"] == "resume"), events[-1]["time"])
+        begun = next((event["time"] for event in events if event["event"] in ("resume", "train")), events[-1]["time"])
         after = by_attempt.get(number + 1, [])
         resumed = next((event for event in after if event["event"] == "resume"), {})
         # a killed attempt wrote no end: the next one has seen its last sign of life
-        ended = max(events[-1]["time"], resumed.get("seen_at", 0.0)) if number != numbers[-1] else time.time()
+        ended = max(events[-1]["time"], until if number == numbers[-1] else resumed.get("seen_at", 0.0))
         saved_s = sum(event["stall_s"] for event in events if event["event"] == "save")
         starting_s += begun - events[0]["time"]
         saves_s += saved_s

@@ -41,13 +41,7 @@ def hold(out_dir: Path) -> None:
     """
     if out_dir in _held:
         return
-    with _one_at_a_time(out_dir):
-        holder = _read(out_dir)
-        if holder and _lives(holder):
-            raise UserError(
-                f"{out_dir} is in use by job {holder['job_id']} on {holder['node']} (process {holder['pid']}, since "
-                f"{holder['since']}): wait for its end or cancel it, or choose another paths.work_dir."
-            )
+    with nobody(out_dir):
         token = uuid.uuid4().hex
         us = {
             "token": token,
@@ -60,6 +54,23 @@ def hold(out_dir: Path) -> None:
         }
         write_atomic(out_dir / _FILE, json.dumps(us))
         _held[out_dir] = token
+
+
+@contextmanager
+def nobody(out_dir: Path) -> Generator[None]:
+    """While this lasts, nobody owns the run directory: who wants to become its owner waits.
+
+    Raises:
+        UserError: another job holds it and lives; the message names it.
+    """
+    with _one_at_a_time(out_dir):
+        holder = _read(out_dir)
+        if holder and _lives(holder):
+            raise UserError(
+                f"{out_dir} is in use by job {holder['job_id']} on {holder['node']} (process {holder['pid']}, since "
+                f"{holder['since']}): wait for its end or cancel it, or choose another paths.work_dir."
+            )
+        yield
 
 
 def check(out_dir: Path) -> None:

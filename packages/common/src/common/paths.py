@@ -34,16 +34,16 @@ def check_work_dir(work_dir: Path, work_root: Path) -> None:
         raise UserError(f"{existing} is not writable for you: give another one with paths.work_root or paths.work_dir.")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
 
     Raises:
         OSError: the old file is untouched then.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -2,7 +2,7 @@
 
     outputs/checkpoint-<step>/
         <files>         whatever the writer puts there
-        manifest.json   step, size and crc32 of every file, and the writer's own facts; written last
+        manifest.json   step, size and crc32 of every file, the best step, and the writer's own facts; written last
 
 A save goes to a temporary folder: files, fsync, manifest, fsync, rename, fsync of the parent. A reader sees a whole
 checkpoint or none, whenever the writer dies. Order is by the step in the name: clocks jump, and copies lose their
@@ -57,7 +57,7 @@ def commit(
     temporary = out_dir / f".checkpoint-{step}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         temporary.mkdir(parents=True)
-        manifest = {"step": step, "files": write(temporary)} | facts
+        manifest = {"step": step, "files": write(temporary), "best": best} | facts
         write_atomic(temporary / "manifest.json", json.dumps(manifest, indent=1))
         may_commit()
         final = out_dir / f"checkpoint-{step}"
@@ -186,14 +186,52 @@ def _committed(out_dir: Path) -> list[Path]:
     return [folder for _, folder in sorted(((int(m.group(1)), f) for m, f in found if m), reverse=True)]
 
 
+def superfluous(out_dir: Path) -> list[Path]:
+    """What no resume needs, in the folder of a run that is not live: checkpoints, whole, damaged or set aside, from
+    before the newest whole one, but for the best; and what killed writers left behind.
+
+    Raises:
+        CheckpointError: none of the checkpoints is whole: somebody should look at them.
+    """
+    committed = _committed(out_dir)
+    set_aside = [folder for folder in out_dir.iterdir() if re.fullmatch(r"checkpoint-\d+\.damaged", folder.name)]
+    if not (committed[1:] or set_aside or _rubbish(out_dir)):
+        return []
+    newest = next((folder for folder in committed if verify(folder) is None), None)
+    if newest is None:
+        if committed or set_aside:
+            raise CheckpointError(f"none of the checkpoints in {out_dir} is whole")
+        return _rubbish(out_dir)
+    best = f"checkpoint-{read_manifest(newest).get('best')}"
+    older = [folder for folder in [*committed, *set_aside] if _step(folder) < _step(newest) and folder.name != best]
+    return [*older, *_rubbish(out_dir)]
+
+
+def take_away(folder: Path) -> Path:
+    """Rename what is to be deleted, so that it is never seen in part; returns what to delete."""
+    if folder.name.startswith(".removed-"):
+        return folder
+    hidden = folder.with_name(f".removed-{folder.name}.{uuid.uuid4().hex[:8]}")
+    folder.rename(hidden)
+    return hidden
+
+
+def _step(folder: Path) -> int:
+    """Of checkpoint-12 and checkpoint-12.damaged."""
+    return int(folder.name.removeprefix("checkpoint-").removesuffix(".damaged"))
+
+
+def _rubbish(out_dir: Path) -> list[Path]:
+    return [*out_dir.glob(".removed-*"), *out_dir.glob(".checkpoint-*.tmp")]
+
+
 def _drop_old(out_dir: Path, keep: int, best: int | None) -> None:
     """Keep the newest; remove the others, and what killed writers left behind. They are renamed at once, so that none
     is ever seen in part, and deleted while the training goes on."""
     for folder in _committed(out_dir)[keep:]:
         if folder.name != f"checkpoint-{best}":
-            folder.rename(out_dir / f".removed-{folder.name}.{uuid.uuid4().hex[:8]}")
-    rubbish = [*out_dir.glob(".removed-*"), *out_dir.glob(".checkpoint-*.tmp")]
-    threading.Thread(target=_delete, args=(rubbish,), name=DELETING).start()
+            take_away(folder)
+    threading.Thread(target=_delete, args=(_rubbish(out_dir),), name=DELETING).start()
 
 
 def _delete(folders: list[Path]) -> None:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from common import jobs, slurm
+from common import jobs, pack, slurm
 from common.errors import UserError
-from vec_jobs.sweeps import Run, Sweep
+from common.runs import Run
+from common.sweep import Submission
+from vec_jobs.sweeps import Sweep
 
-_NOT_FAILED = ("COMPLETED", "UNKNOWN", "NOT SUBMITTED")
+_MISSING = ("NOT SUBMITTED", "ON HOLD")  # its launcher was killed before it could start
+_NOT_FAILED = ("COMPLETED", "UNKNOWN", *_MISSING)
 
 
 def cancel(sweep: Sweep, runs: list[Run], chosen: list[Run]) -> list[Run]:
@@ -25,15 +28,20 @@ def cancel(sweep: Sweep, runs: list[Run], chosen: list[Run]) -> list[Run]:
     Raises:
         UserError: a run waits on this machine, where only all of them can be cancelled.
     """
-    live = [run for run in chosen if run.state.live]
+    live = [run for run in chosen if run.state.live or run.state.state == "ON HOLD"]
     ids = [str(job_id) for run in live for job_id in (run.point.job_id, run.point.service_job_id) if job_id]
     if not live:
         return []
     if live[0].submission.executor == "slurm":
-        slurm.cancel(ids)
+        shared = {job_id.partition(pack.SEPARATOR)[0] for job_id in ids}
+        others = [run for run in runs if run.state.live and run not in live]
+        for other in others:
+            if (job := str(other.point.job_id).partition(pack.SEPARATOR)[0]) in shared:
+                raise UserError(f"Run {other.point.index} shares job {job}: cancel all runs of the job together.")
+        slurm.cancel(sorted(shared))
         return live
     if len(live) == sum(run.state.live for run in runs):
-        for base in {job_id.split("_")[0] for job_id in ids}:
+        for base in {slurm.base(job_id) for job_id in ids}:
             with suppress(ProcessLookupError):
                 os.kill(int(base), signal.SIGTERM)
         return live
@@ -61,7 +69,7 @@ def to_retry(runs: list[Run], failed: bool, missing: bool, named: list[Run]) -> 
         for run in runs
         if run in named
         or (failed and not run.state.live and run.state.state not in _NOT_FAILED)
-        or (missing and run.state.state == "NOT SUBMITTED")
+        or (missing and run.state.state in _MISSING)
     ]
     for run in chosen:
         if run.state.live:
@@ -72,7 +80,7 @@ def to_retry(runs: list[Run], failed: bool, missing: bool, named: list[Run]) -> 
 
 
 def retry(sweep: Sweep, runs: list[Run]) -> int:
-    """Submit runs again with the sweep's own command: same indices, same folders; they go on from their checkpoints.
+    """Submit runs again as they were: same indices, same folders; they go on from their checkpoints.
 
     Returns:
         The launcher's exit code.
@@ -80,14 +88,45 @@ def retry(sweep: Sweep, runs: list[Run]) -> int:
     Raises:
         UserError: the command held a secret, which is not kept.
     """
-    words = sweep.last.command[1:]
-    if words and words[0] == sweep.last.template.rpartition(".")[2]:  # mlp-launch single ...
+    groups: dict[int, list[Run]] = {}  # a sweep that was extended has several commands
+    for run in runs:
+        groups.setdefault(id(run.submission), []).append(run)
+    codes: list[int] = []
+    for number, group in enumerate(groups.values(), start=1):
+        only = ",".join(str(run.point.index) for run in group)
+        here = ["hydra.launcher.wait=false"] if number < len(groups) else []
+        codes.append(_submit(sweep, group[0].submission, [f"hydra.launcher.only=[{only}]", *here]))
+    return max(codes)
+
+
+def extend(sweep: Sweep, overrides: list[str]) -> int:
+    """Add points to a sweep: its command with other values, numbered on. Points that it has are left out.
+
+    Returns:
+        The launcher's exit code.
+
+    Raises:
+        UserError: the command held a secret, which is not kept; or a search, which is extended by more trials.
+    """
+    first = sweep.submissions[0]
+    if "sweep=optuna" in first.command:
+        raise UserError(
+            f"{sweep.name} is a search: submit it again with paths.work_dir={sweep.folder} and more "
+            "hydra.sweeper.n_trials."
+        )
+    last = max(point.index for one in sweep.submissions for point in one.points)
+    return _submit(sweep, first, [*overrides, f"hydra.launcher.first={last + 1}"])
+
+
+def _submit(sweep: Sweep, submission: Submission, overrides: list[str]) -> int:
+    """The command of a submission, in its folder, with these overrides instead of its own."""
+    words = submission.command[1:]
+    if words and words[0] == submission.template.rpartition(".")[2]:  # mlp-launch single ...
         words = words[1:]
+    folder = str(sweep.folder.resolve()).replace("\\", r"\\").replace("'", r"\'")  # as Hydra reads a quoted text
+    overrides = [*overrides, f"paths.work_dir='{folder}'"]
+    replaced = {"hydra.launcher.only", *(override.partition("=")[0].lstrip("+~") for override in overrides)}
+    words = [word for word in words if word.partition("=")[0].lstrip("+~") not in replaced]
     if any("***" in word for word in words):
         raise UserError(f"The command held a secret that is not kept: submit again with paths.work_dir={sweep.folder}")
-    only = ",".join(str(run.point.index) for run in runs)
-    words = [word for word in words if not word.startswith("hydra.launcher.only=")]
-    command = [sys.executable, "-m", f"{sweep.last.template}.launch", *words]
-    folder = str(sweep.folder.resolve()).replace("\\", r"\\").replace("'", r"\'")  # as Hydra reads a quoted text
-    command += [f"paths.work_dir='{folder}'", f"hydra.launcher.only=[{only}]"]
-    return subprocess.run(command).returncode
+    return subprocess.run([sys.executable, "-m", f"{submission.template}.launch", *words, *overrides]).returncode

@@ -1,28 +1,32 @@
 """`vec-jobs`: what one does with runs besides launching them."""
 
 import json
-import os
 import subprocess
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from common import board, runs, watch
+from common.board import one_line
 from common.errors import UserError
+from common.runs import Run
 from vec_jobs import act, sweeps, tables
+from vec_jobs.diff import Diff
 from vec_jobs.drill import SIGNALS, Drill
 from vec_jobs.why import why as why_of
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False)
+_FORGOTTEN_S = 600  # a run that was submitted so long ago, and that nobody knows, does not turn up any more
 
 
-def _names(incomplete: str) -> list[str]:
-    root = Path(os.environ.get("VEC_WORK_ROOT", "."))
-    return [folder.name for folder in sweeps.find_all(root) if folder.name.startswith(incomplete)]
+def _names(ctx: typer.Context, incomplete: str) -> list[str]:
+    with suppress(UserError):
+        return [folder.name for folder in sweeps.find_all(ctx.params["root"]) if folder.name.startswith(incomplete)]
+    return []
 
 
 Root = Annotated[Path, typer.Option("--root", envvar="VEC_WORK_ROOT", help="work root, in which vec_jobs/ is")]
@@ -39,23 +43,63 @@ def vec_jobs() -> None:
 
 
 @app.command("list")
-def list_sweeps(root: Root = Path("."), as_json: AsJson = False) -> None:
-    """The sweeps under the work root, newest first; from their folders alone."""
+def list_sweeps(
+    root: Root = Path("."),
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, help="how many, the newest")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="however many there are")] = False,
+) -> None:
+    """The sweeps under the work root, newest first. COMPLETED is what their folders tell; about the other runs Slurm is
+    asked once."""
+    with _errors():
+        folders = sweeps.find_all(root)
+    found: list[tuple[sweeps.Sweep, list[Run]]] = []
+    for folder in folders if everything else folders[:limit]:
+        with _skipped(folder):
+            sweep = sweeps.Sweep(folder)
+            found.append((sweep, runs.of(folder, sweep.submissions)))
+    runs.ask(run for _, of_sweep in found for run in of_sweep if run.state.state != "COMPLETED")
     rows: list[dict[str, Any]] = []
-    for folder in sweeps.find_all(root):
-        try:
-            rows.append(tables.sweep_row(sweeps.Sweep(folder)))
-        except UserError as error:
-            typer.echo(f"Skipped: {error}", err=True)
-    _show(rows, as_json, tables.table_of_sweeps)
+    for sweep, of_sweep in found:
+        with _skipped(sweep.folder):
+            rows.append(tables.sweep_row(sweep, of_sweep))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    tables.table_of_sweeps(rows).print()
+    if not everything and len(folders) > limit:
+        typer.echo(f"and {len(folders) - limit} older: --all shows them")
 
 
 @app.command()
-def status(name: Name = None, root: Root = Path("."), as_json: AsJson = False) -> None:
-    """A row per run: state, attempts, step, productive share of its time, last metrics."""
+def status(
+    name: Name = None,
+    root: Root = Path("."),
+    as_json: AsJson = False,
+    follow: Annotated[bool, typer.Option("--watch", help="live, until all runs have ended or ctrl-C")] = False,
+) -> None:
+    """A row per run: state, attempts, progress, time left, productive share of its time, final or last metrics."""
     with _errors():
-        runs = sweeps.find(name, root).runs()
-        _show([tables.run_row(run, runs) for run in runs], as_json, tables.table_of_runs)
+        if follow and as_json:
+            raise UserError("--watch shows a table: leave out --json, or ask again and again without --watch.")
+        sweep = sweeps.find(name, root)
+        all_runs = sweep.runs()
+        if follow:
+            _watch(sweep, all_runs)
+            return
+        common = board.common_overrides(all_runs)
+        if as_json:
+            typer.echo(json.dumps([board.row(run, common) for run in all_runs], indent=1))
+        else:
+            board.table(all_runs, common).print()
+
+
+def _watch(sweep: sweeps.Sweep, all_runs: list[Run]) -> None:
+    old = [run for run in all_runs if run.state.state == "UNKNOWN" and time.time() - run.submitted_at > _FORGOTTEN_S]
+    try:
+        watch.Watch(sweep.folder, sweep.submissions, frozenset(run.point.index for run in old)).until_done()
+    except KeyboardInterrupt:
+        typer.echo("Stopped watching. Nothing else is stopped: the runs go on.")
 
 
 @app.command()
@@ -86,7 +130,87 @@ def why(
     with _errors():
         run = sweeps.find(name, root).run(index)
         text = why_of(run)
-        typer.echo(json.dumps({"run": index, "state": run.state.state, "why": text}) if as_json else text)
+        typer.echo(json.dumps({"run": index, "state": run.state.state, "why": text}) if as_json else one_line(text))
+
+
+@app.command()
+def diff(
+    name: SweepName,
+    a: Annotated[str, typer.Argument(help="index of a run, or SWEEP:index")],
+    b: Annotated[str, typer.Argument(help="of the other one")],
+    root: Root = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """What differs between two runs: configuration, code, environment; and their results side by side."""
+    with _errors():
+        both = [sweeps.find_run(text, name, root) for text in (a, b)]
+        runs.ask(both)
+        difference = Diff(*both)
+    if as_json:
+        typer.echo(json.dumps(difference.row(), indent=1))
+        return
+    for line in difference.text():
+        typer.echo(line)
+    difference.table().print()
+
+
+@app.command()
+def clean(
+    name: Name = None,
+    root: Root = Path("."),
+    days: Annotated[float | None, typer.Option("--older-than", min=0, help="days: all sweeps of that age")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove; otherwise nothing is, it is only shown")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free the disk of what no resume needs: older checkpoints and unfinished saves of runs that have ended.
+
+    The newest whole checkpoint of a run stays, and so does everything of a run that is live or UNKNOWN.
+    """
+    from vec_jobs.clean import Cleaning  # imports torch
+
+    with _errors():
+        if name and days is not None:
+            raise UserError("Name a sweep, or give --older-than <days> for all of that age, not both.")
+        folders = [sweeps.find(name, root).folder] if days is None else sweeps.find_older(days, root)
+    all_runs: list[Run] = []
+    for folder in folders:
+        with _skipped(folder):
+            all_runs += runs.of(folder, sweeps.Sweep(folder).submissions)
+    runs.ask(all_runs)
+    cleaning = Cleaning(all_runs)
+    if yes:
+        cleaning.remove()
+    for sentence in cleaning.left_alone:
+        typer.echo(f"Left alone: {sentence}", err=True)
+    if as_json:
+        typer.echo(json.dumps({"removed": yes, "bytes": cleaning.size_bytes, "runs": cleaning.rows()}, indent=1))
+    elif not cleaning.finds:
+        typer.echo("Nothing to remove." if not yes else "Nothing was removed.")
+    else:
+        cleaning.table().print()
+        total = f"{board.size(cleaning.size_bytes)} in {len(cleaning.finds)} run(s)"
+        typer.echo(f"Removed: {total}." if yes else f"This would free {total}. Nothing is removed yet: --yes does it.")
+
+
+@app.command()
+def report(
+    name: Name = None,
+    root: Root = Path("."),
+    out: Annotated[Path | None, typer.Option(help="folder for it; <sweep>/report if left out")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One HTML file on a sweep: table, curves, importances, goodput, failures; and its charts as PNGs."""
+    with _errors():
+        sweep = sweeps.find(name, root)
+        try:
+            from vec_jobs.report import write
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"A report needs libraries that are not installed here ({error.name}). In the checkout: "
+                "uv run --package common --extra report vec-jobs report"
+            ) from error
+        written = write(sweep, out or sweep.folder / "report")
+        typer.echo(json.dumps(written, indent=1) if as_json else written["report"])
 
 
 @app.command()
@@ -103,9 +227,9 @@ def cancel(
         chosen = sweep.choose(runs, indices) if indices else runs
         count = sum(run.state.live for run in chosen)
         if count == 0:
-            typer.echo(f"Nothing to cancel: no run of {sweep.name} waits or runs.")
+            typer.echo(one_line(f"Nothing to cancel: no run of {sweep.name} waits or runs."))
             return
-        if not yes and not typer.confirm(f"Cancel {count} run(s) of {sweep.name}?"):
+        if not yes and not typer.confirm(one_line(f"Cancel {count} run(s) of {sweep.name}?")):
             raise typer.Exit(1)
         told = act.cancel(sweep, runs, chosen)
         typer.echo(f"Told to end: run {', '.join(str(run.point.index) for run in told)}.")
@@ -125,9 +249,20 @@ def retry(
         runs = sweep.runs()
         runs = act.to_retry(runs, failed or not (missing or indices), missing, sweep.choose(runs, indices or []))
         if not runs:
-            typer.echo(f"Nothing to retry in {sweep.name}.")
+            typer.echo(one_line(f"Nothing to retry in {sweep.name}."))
             return
         raise typer.Exit(act.retry(sweep, runs))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def extend(
+    name: SweepName,
+    overrides: Annotated[list[str], typer.Argument(help="key=value,... as for the launcher")],
+    root: Root = Path("."),
+) -> None:
+    """Add points to a sweep: its own command with other values; the runs are numbered on."""
+    with _errors():
+        raise typer.Exit(act.extend(sweeps.find(name, root), overrides))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -150,14 +285,22 @@ def _errors() -> Generator[None]:
     """One line for the user, exit code 1."""
     try:
         yield
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
+    except (UserError, OSError) as error:
+        typer.echo(f"Error: {_told(error)}", err=True)
         raise typer.Exit(1) from None
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, table: Callable[[list[dict[str, Any]]], Table]) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-    else:
-        console = Console()
-        Console(width=None if console.is_terminal else 160).print(table(rows))
+@contextmanager
+def _skipped(folder: Path) -> Generator[None]:
+    """One line for a sweep that cannot be read; the others go on."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        typer.echo(one_line(f"Skipped {folder.name}: {_told(error)}"), err=True)
+
+
+def _told(error: Exception) -> str:
+    """In one line."""
+    if isinstance(error, OSError):
+        return one_line(f"{error.filename}: {error.strerror}.")
+    return one_line(str(error))

@@ -1,40 +1,16 @@
-"""Sweeps on disk: finding them, and what is known of their runs. Only reads; scheduler and folders are asked once."""
+"""Sweeps on disk: finding them, and their runs. Only reads."""
 
 import difflib
+import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from common import attempts, jobs, sweep
+from common import runs, sweep
 from common.errors import UserError
-from common.paths import last_line
-from common.slurm import JobState
-from common.sweep import Point, Submission
+from common.runs import Run
+from common.sweep import Submission
 
 FOLDER = "vec_jobs"  # in a work root
-
-
-@dataclass
-class Run:
-    """One run, as it was submitted last."""
-
-    point: Point
-    submission: Submission
-    out_dir: Path
-    logs: Path
-    state: JobState
-
-    @property
-    def last_metrics(self) -> dict[str, Any]:
-        """The last line of metrics.jsonl; empty before the first."""
-        return last_line(self.out_dir / "metrics.jsonl")
-
-    @property
-    def reason(self) -> str:
-        """How its last attempt ended, in its own words; empty while it runs, or where it could not write."""
-        events = attempts.read(self.out_dir)
-        return str(events[-1]["reason"]) if events and events[-1]["event"] == "end" else ""
 
 
 class Sweep:
@@ -60,20 +36,7 @@ class Sweep:
 
     def runs(self) -> list[Run]:
         """All runs by index, each with the state that its scheduler gives now: one query for all."""
-        newest = {point.index: (point, one) for one in self.submissions for point in one.points}
-        states: dict[str, JobState] = {}
-        for executor in {one.executor for _, one in newest.values()}:
-            ids = [str(point.job_id) for point, one in newest.values() if one.executor == executor and point.job_id]
-            if executor != "inprocess":
-                states |= jobs.states(executor, f"{self.folder}/submitit_logs/%j", ids)
-        return [self._run(point, one, states) for _, (point, one) in sorted(newest.items())]
-
-    def _run(self, point: Point, one: Submission, states: dict[str, JobState]) -> Run:
-        out_dir = self.folder / str(point.index) / "outputs"
-        state = states.get(str(point.job_id), JobState("UNKNOWN"))
-        if state.state == "UNKNOWN":  # forgotten by the scheduler, or run in the launching process
-            state = JobState(_state_on_disk(out_dir, point))
-        return Run(point, one, out_dir, self.folder / "submitit_logs" / str(point.job_id), state)
+        return runs.look(self.folder, self.submissions)
 
     def choose(self, runs: list[Run], indices: list[int]) -> list[Run]:
         """Those of all runs that have these indices.
@@ -93,9 +56,27 @@ class Sweep:
 
 
 def find_all(work_root: Path) -> list[Path]:
-    """The sweep folders under a work root, newest first."""
-    files = (work_root / FOLDER).glob(f"*/{sweep.SWEEP_FILE}")
-    return [path.parent for _, path in sorted(((_changed(path), path) for path in files), reverse=True)]
+    """The sweep folders under a work root, newest first; last those that cannot be looked into.
+
+    Raises:
+        UserError: the folder of sweeps itself cannot.
+    """
+    found: list[tuple[float, Path]] = []
+    try:
+        with os.scandir(work_root / FOLDER) as entries:
+            folders = [Path(entry.path) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{(work_root / FOLDER).resolve()} cannot be read: {error.strerror}.") from error
+    for folder in folders:
+        try:
+            found.append(((folder / sweep.SWEEP_FILE).stat().st_mtime, folder))
+        except (FileNotFoundError, NotADirectoryError):  # no sweep
+            continue
+        except OSError:  # of another user
+            found.append((0.0, folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def find(name: str | None, work_root: Path) -> Sweep:
@@ -122,26 +103,27 @@ def find(name: str | None, work_root: Path) -> Sweep:
     return Sweep(found)
 
 
-def _changed(path: Path) -> float:
+def find_older(days: float, work_root: Path) -> list[Path]:
+    """The folders of sweeps into which nothing was submitted for so many days; raises as `find_all`."""
+    latest = time.time() - days * 86400
+    return [path for path in find_all(work_root) if _submitted_before(path / sweep.SWEEP_FILE, latest)]
+
+
+def find_run(text: str, name: str, work_root: Path) -> Run:
+    """A run by its index in the sweep `name`, or by `SWEEP:index`; nobody is asked for its state yet.
+
+    Raises:
+        UserError: there is no such sweep or run.
+    """
+    other, _, index = text.rpartition(":")
+    if not index.isdigit():
+        raise UserError(f"{text} names no run: give its index, or SWEEP:index for one of another sweep.")
+    found = find(other or name, work_root)
+    return found.choose(runs.of(found.folder, found.submissions), [int(index)])[0]
+
+
+def _submitted_before(path: Path, seconds_since_epoch: float) -> bool:
     try:
-        return path.stat().st_mtime
-    except OSError:  # removed meanwhile
-        return 0.0
-
-
-def _state_on_disk(out_dir: Path, point: Point) -> str:
-    """What the run's own folder tells where no scheduler does; never more than it knows."""
-    if (out_dir / "result.json").exists():
-        return "COMPLETED"
-    if point.job_id is None and not attempts.read(out_dir):
-        return "NOT SUBMITTED"
-    return "UNKNOWN"
-
-
-def age(seconds_since_epoch: float) -> str:
-    """How long ago, in the largest unit that fits: 42 s, 5 min, 3 h, 2 d."""
-    seconds = max(0.0, time.time() - seconds_since_epoch)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+        return path.stat().st_mtime <= seconds_since_epoch
+    except OSError:
+        return True  # it is named when it is read

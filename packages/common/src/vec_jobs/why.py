@@ -3,7 +3,7 @@
 import re
 
 from common import attempts
-from vec_jobs.sweeps import Run
+from common.runs import Run
 
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)', re.MULTILINE)
 _LOG_END = 100_000  # characters of a log that are read
@@ -48,6 +48,8 @@ def _cause(run: Run, started: bool) -> str:
         return "it waits in the queue." if not started else "it waits in the queue to go on."
     if state == "NOT SUBMITTED":
         return "the launcher ended before it could submit it; vec-jobs retry --missing does."
+    if state == "ON HOLD":
+        return "the launcher was killed before it let it start; vec-jobs retry --missing does."
     if state == "UNKNOWN":
         return "its scheduler does not know it any more, and it has left no result."
     ending = run.reason
