@@ -9,6 +9,7 @@ import pytest
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from hydra_plugins.vec_launcher.config import VecLauncherConf
 from tests.conftest import Cli, Compose, sbatch_options
+from tests.disk import full_disk
 
 Script = Callable[..., str]
 
@@ -338,6 +339,18 @@ def test_a_sweep_is_tested_submitted_once_and_recorded(
         _, cfg = pickle.loads(calls[0].read_bytes()).args
         assert cfg.trainer.seed == index + 1
         assert cfg.paths.out_dir == str(folder / str(index) / "outputs")
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing_queued(cli: Cli, work_root: Path, fake_slurm: Path) -> None:
+    with full_disk(limit=4000):  # enough for the lock, not for the code or sweep.json
+        answer = cli("compute=killarney/l40s_1x", f"paths.work_root={work_root}", "experiment_name=e")
+    assert answer.code == 1
+    assert "File too large" in answer.err
+    assert answer.err.endswith(" Nothing is left queued.\n")
+    assert len(answer.err.splitlines()) == 1
+    assert not (fake_slurm / "submitted").exists()
+    again = cli("compute=killarney/l40s_1x", f"paths.work_root={work_root}", "experiment_name=e")
+    assert (again.code, again.err) == (0, "")
 
 
 def test_a_request_that_slurm_refuses_is_one_message_and_leaves_nothing(

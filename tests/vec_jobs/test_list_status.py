@@ -1,5 +1,6 @@
 """`vec-jobs list` and `status`, on sweeps as they lie on disk, and with a Slurm that counts how often it is asked."""
 
+import inspect
 import json
 import os
 import pty
@@ -17,9 +18,16 @@ from rich.console import Console
 from common import attempts, board, runs, sweep
 from tests.vec_jobs.conftest import Ask, Rows
 from tests.vec_jobs.written import FakeSlurm, write_run, write_sweep
+from vec_jobs.cli import app
 
 VEC_JOBS = str(Path(sys.executable).with_name("vec-jobs"))
 ODD = 'it\'s "odd"\n[bold]name'
+
+
+def test_every_verb_prints_json() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert "as_json" in inspect.signature(command.callback).parameters, command.callback.__name__
 
 
 # ----- list -----

@@ -154,7 +154,8 @@ def test_a_damaged_sweep_is_named_and_the_others_are_listed(vec_jobs: Ask, work_
 
 def test_a_sweep_is_extended_by_new_points_only_and_each_is_retried_as_it_was(vec_jobs: Ask, work_root: Path) -> None:
     launch(work_root, "more", "trainer.num_epochs=2", "trainer.seed=1,2")
-    assert vec_jobs("extend", "more", "trainer.seed=2,3,4").returncode == 0
+    extended = vec_jobs("extend", "more", "trainer.seed=2,3,4", "--json")
+    assert json.loads(extended.stdout) == {"runs": [2, 3], "exit_code": 0}, extended.stderr
     runs = rows(vec_jobs("status", "more", "--json"))
     assert [(row["run"], row["state"]) for row in runs] == [(index, "COMPLETED") for index in range(4)]
     submissions = json.loads((work_root / "vec_jobs" / "more" / "sweep.json").read_text())["submissions"]
@@ -163,7 +164,7 @@ def test_a_sweep_is_extended_by_new_points_only_and_each_is_retried_as_it_was(ve
     assert vec_jobs("extend", "more", "trainer.seed=1,4").returncode == 0
     assert len(rows(vec_jobs("status", "more", "--json"))) == 4, "all of them were"
     assert vec_jobs("extend", "more", "trainer.seed=5", "trainer.learning_rate=1e30").returncode == 1  # it diverges
-    assert vec_jobs("retry", "more").returncode == 1
+    assert json.loads(vec_jobs("retry", "more", "--json").stdout) == {"runs": [4], "exit_code": 1}
     runs = rows(vec_jobs("status", "more", "--json"))
     assert [row["attempt"] for row in runs] == [1, 1, 1, 1, 2]
     assert (

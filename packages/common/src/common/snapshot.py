@@ -34,7 +34,7 @@ def take(package: str, sweep_dir: Path) -> str | None:
         The name of the folder in `<sweep>/code/`; None where all is installed, not run from a checkout.
 
     Raises:
-        UserError: the source folders hold more than code.
+        UserError: the source folders hold more than code, or there is no room for a copy.
     """
     folders = sources(package)
     if not folders:
@@ -50,6 +50,9 @@ def take(package: str, sweep_dir: Path) -> str | None:
         target = sweep_dir / FOLDER / digest
         if not target.exists():
             os.replace(temporary, target)
+    except shutil.Error as error:  # all that went wrong, file by file
+        source, _, reason = error.args[0][0]
+        raise UserError(f"{source} cannot be copied into {sweep_dir} ({reason}). Nothing is left queued.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return digest

@@ -79,8 +79,11 @@ def to_retry(runs: list[Run], failed: bool, missing: bool, named: list[Run]) -> 
     return chosen
 
 
-def retry(sweep: Sweep, runs: list[Run]) -> int:
+def retry(sweep: Sweep, runs: list[Run], quiet: bool = False) -> int:
     """Submit runs again as they were: same indices, same folders; they go on from their checkpoints.
+
+    Args:
+        quiet: what the launcher tells goes to stderr.
 
     Returns:
         The launcher's exit code.
@@ -95,11 +98,11 @@ def retry(sweep: Sweep, runs: list[Run]) -> int:
     for number, group in enumerate(groups.values(), start=1):
         only = ",".join(str(run.point.index) for run in group)
         here = ["hydra.launcher.wait=false"] if number < len(groups) else []
-        codes.append(_submit(sweep, group[0].submission, [f"hydra.launcher.only=[{only}]", *here]))
+        codes.append(_submit(sweep, group[0].submission, [f"hydra.launcher.only=[{only}]", *here], quiet))
     return max(codes)
 
 
-def extend(sweep: Sweep, overrides: list[str]) -> int:
+def extend(sweep: Sweep, overrides: list[str], quiet: bool = False) -> int:
     """Add points to a sweep: its command with other values, numbered on. Points that it has are left out.
 
     Returns:
@@ -114,11 +117,10 @@ def extend(sweep: Sweep, overrides: list[str]) -> int:
             f"{sweep.name} is a search: submit it again with paths.work_dir={sweep.folder} and more "
             "hydra.sweeper.n_trials."
         )
-    last = max(point.index for one in sweep.submissions for point in one.points)
-    return _submit(sweep, first, [*overrides, f"hydra.launcher.first={last + 1}"])
+    return _submit(sweep, first, [*overrides, f"hydra.launcher.first={max(sweep.indices) + 1}"], quiet)
 
 
-def _submit(sweep: Sweep, submission: Submission, overrides: list[str]) -> int:
+def _submit(sweep: Sweep, submission: Submission, overrides: list[str], quiet: bool) -> int:
     """The command of a submission, in its folder, with these overrides instead of its own."""
     words = submission.command[1:]
     if words and words[0] == submission.template.rpartition(".")[2]:  # mlp-launch single ...
@@ -129,4 +131,5 @@ def _submit(sweep: Sweep, submission: Submission, overrides: list[str]) -> int:
     words = [word for word in words if word.partition("=")[0].lstrip("+~") not in replaced]
     if any("***" in word for word in words):
         raise UserError(f"The command held a secret that is not kept: submit again with paths.work_dir={sweep.folder}")
-    return subprocess.run([sys.executable, "-m", f"{submission.template}.launch", *words, *overrides]).returncode
+    command = [sys.executable, "-m", f"{submission.template}.launch", *words, *overrides]
+    return subprocess.run(command, stdout=sys.stderr if quiet else None).returncode

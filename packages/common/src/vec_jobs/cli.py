@@ -2,9 +2,10 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,17 +110,20 @@ def logs(
     root: Root = Path("."),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as it grows")] = False,
     err: Annotated[bool, typer.Option("--err", help="what its processes wrote to stderr, tracebacks among it")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The log of one run."""
     with _errors():
+        if follow and as_json:
+            raise UserError("--follow never ends: leave out --json.")
         run = sweeps.find(name, root).run(index)
         files = sorted(run.logs.glob("*_log.err") if err else run.out_dir.parent.glob("*.log"))
         if not files:
             raise UserError(f"Run {index} of {name} has written no log yet: it is {run.state.state}.")
     if follow:
         raise typer.Exit(subprocess.run(["tail", "-n", "50", "-F", *map(str, files)]).returncode)
-    for path in files:
-        typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+    texts = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in files}
+    typer.echo(json.dumps(texts, indent=1) if as_json else "".join(texts.values()), nl=as_json)
 
 
 @app.command()
@@ -219,6 +223,7 @@ def cancel(
     indices: Annotated[list[int] | None, typer.Argument(help="of single runs; all, if none is given")] = None,
     root: Root = Path("."),
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell runs to save and end."""
     with _errors():
@@ -226,13 +231,15 @@ def cancel(
         runs = sweep.runs()
         chosen = sweep.choose(runs, indices) if indices else runs
         count = sum(run.state.live for run in chosen)
-        if count == 0:
-            typer.echo(one_line(f"Nothing to cancel: no run of {sweep.name} waits or runs."))
-            return
-        if not yes and not typer.confirm(one_line(f"Cancel {count} run(s) of {sweep.name}?")):
+        if count and not yes and not typer.confirm(one_line(f"Cancel {count} run(s) of {sweep.name}?"), err=as_json):
             raise typer.Exit(1)
-        told = act.cancel(sweep, runs, chosen)
-        typer.echo(f"Told to end: run {', '.join(str(run.point.index) for run in told)}.")
+        told = [run.point.index for run in act.cancel(sweep, runs, chosen)]
+        if as_json:
+            typer.echo(json.dumps({"told": told}))
+        elif told:
+            typer.echo(f"Told to end: run {', '.join(map(str, told))}.")
+        else:
+            typer.echo(one_line(f"Nothing to cancel: no run of {sweep.name} waits or runs."))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -242,16 +249,19 @@ def retry(
     root: Root = Path("."),
     failed: Annotated[bool, typer.Option("--failed", help="those that ended, but not well (default)")] = False,
     missing: Annotated[bool, typer.Option("--missing", help="those that were never submitted")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Submit runs again: same indices, same folders; they go on from their checkpoints."""
     with _errors():
         sweep = sweeps.find(name, root)
         runs = sweep.runs()
         runs = act.to_retry(runs, failed or not (missing or indices), missing, sweep.choose(runs, indices or []))
-        if not runs:
+        code = act.retry(sweep, runs, quiet=as_json) if runs else 0
+        if as_json:
+            typer.echo(json.dumps({"runs": [run.point.index for run in runs], "exit_code": code}))
+        elif not runs:
             typer.echo(one_line(f"Nothing to retry in {sweep.name}."))
-            return
-        raise typer.Exit(act.retry(sweep, runs))
+        raise typer.Exit(code)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -259,10 +269,17 @@ def extend(
     name: SweepName,
     overrides: Annotated[list[str], typer.Argument(help="key=value,... as for the launcher")],
     root: Root = Path("."),
+    as_json: AsJson = False,
 ) -> None:
     """Add points to a sweep: its own command with other values; the runs are numbered on."""
     with _errors():
-        raise typer.Exit(act.extend(sweeps.find(name, root), overrides))
+        sweep = sweeps.find(name, root)
+        before = sweep.indices
+        code = act.extend(sweep, overrides, quiet=as_json)
+        if as_json:
+            added = sorted(sweeps.Sweep(sweep.folder).indices - before)
+            typer.echo(json.dumps({"runs": added, "exit_code": code}))
+        raise typer.Exit(code)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -273,10 +290,13 @@ def drill(
     seed: Annotated[int, typer.Option(help="of the moments at which it is stopped")] = 0,
     signal: Annotated[str, typer.Option(help=f"one of {', '.join(SIGNALS)}")] = "USR2",
     folder: Annotated[Path | None, typer.Option(help="where both runs go; on a cluster: on shared scratch")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a template straight and again, stopped by real signals; exit 0 if both end the same, bit for bit."""
-    with _errors():
+    with _errors(), redirect_stdout(sys.stderr if as_json else sys.stdout):
         equal = Drill(template, overrides or [], stops, seed, signal, folder).run()
+    if as_json:
+        typer.echo(json.dumps({"equal": equal, "stops": stops, "seed": seed, "signal": signal}))
     raise typer.Exit(0 if equal else 1)
 
 

@@ -34,6 +34,11 @@ class Sweep:
     def last(self) -> Submission:
         return self.submissions[-1]
 
+    @property
+    def indices(self) -> set[int]:
+        """Of its runs."""
+        return {point.index for one in self.submissions for point in one.points}
+
     def runs(self) -> list[Run]:
         """All runs by index, each with the state that its scheduler gives now: one query for all."""
         return runs.look(self.folder, self.submissions)

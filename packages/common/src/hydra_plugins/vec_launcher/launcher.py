@@ -7,6 +7,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -107,22 +108,33 @@ class VecLauncher(BaseSubmititLauncher):
             return []
         confirm(runs)
 
-        sweep_dir.mkdir(parents=True, exist_ok=True)
-        with sweep.submitting(sweep_dir) as lock:
-            if sweep.read(sweep_dir) != earlier:
-                raise UserError(f"Another launcher has submitted into {sweep_dir} meanwhile: see vec-jobs status.")
-            _drop_leftovers(earlier)
-            new = _record(runs, sweep_dir)
-            submissions = [*earlier, new]
-            _warn_of_other_code(submissions)
-            paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
-            sweep.write(sweep_dir, submissions)
-            log.info(f"Submitit '{new.executor}' sweep output dir : {sweep_dir}")
-            for run in runs:
-                log.info(f"\t#{run.point.index} : {' '.join(run.point.overrides)}")
-            if new.executor == "inprocess":
-                return [self._run_here(run, sweep_dir) for run in runs]
-            self._submit(arrays, lock, lambda: sweep.write(sweep_dir, submissions), new)
+        try:
+            sweep_dir.mkdir(parents=True, exist_ok=True)
+            with sweep.submitting(sweep_dir) as lock:
+                return self._record_and_submit(runs, arrays, earlier, lock)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or sweep_dir} cannot be written ({error.strerror or error}). Nothing is left queued."
+            ) from error
+
+    def _record_and_submit(
+        self, runs: list[Run], arrays: list[list[Run]], earlier: list[sweep.Submission], lock: int
+    ) -> list[JobReturn] | None:
+        sweep_dir = Path(runs[0].cfg.hydra.sweep.dir)
+        if sweep.read(sweep_dir) != earlier:
+            raise UserError(f"Another launcher has submitted into {sweep_dir} meanwhile: see vec-jobs status.")
+        _drop_leftovers(earlier)
+        new = _record(runs, sweep_dir)
+        submissions = [*earlier, new]
+        _warn_of_other_code(submissions)
+        paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
+        sweep.write(sweep_dir, submissions)
+        log.info(f"Submitit '{new.executor}' sweep output dir : {sweep_dir}")
+        for run in runs:
+            log.info(f"\t#{run.point.index} : {' '.join(run.point.overrides)}")
+        if new.executor == "inprocess":
+            return [self._run_here(run, sweep_dir) for run in runs]
+        self._submit(arrays, lock, lambda: sweep.write(sweep_dir, submissions), new)
         return None
 
     def _compose(self, points: dict[int, list[str]]) -> list[Run]:
@@ -194,12 +206,16 @@ class VecLauncher(BaseSubmititLauncher):
             submission.state = "failed"
             for point in submission.points:
                 point.job_id = point.service_job_id = None
-            record()
+            with suppress(OSError):  # the first error is the one to tell
+                record()
             raise
         for jobs_on_hold in held:
             jobs_on_hold.start()
         submission.state = "submitted"
-        record()
+        try:
+            record()
+        except OSError as error:  # it has their ids
+            log.warning(f"sweep.json does not tell that the jobs may start ({error})")
 
     def _run_here(self, run: Run, sweep_dir: Path) -> JobReturn:
         assert self.task_function is not None
