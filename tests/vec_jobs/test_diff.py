@@ -82,3 +82,15 @@ def test_a_run_that_is_not_there_is_told_in_one_line(ask: Ask, jobs_dir: Path, w
     assert answer.exit_code == 1
     assert message in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_diff_tells_the_files_of_the_code_that_the_jobs_ran(rows: Rows, jobs_dir: Path) -> None:
+    write_two(jobs_dir)
+    write_sweep(jobs_dir / "other")
+    for name, lines in (("two", {"a.py": "1", "b.py": "2"}), ("other", {"a.py": "1", "b.py": "3", "c.py": "4"})):
+        change(jobs_dir / name, code=name, git={"commit": name, "diff": ""})
+        (jobs_dir / name / "code" / name / "mlp").mkdir(parents=True)
+        for file, text in lines.items():
+            (jobs_dir / name / "code" / name / "mlp" / file).write_text(text)
+    assert rows("diff", "two", "0", "other:0")["code"] == ["mlp/b.py", "mlp/c.py"]
+    assert rows("diff", "two", "0", "1")["code"] == []

@@ -63,6 +63,13 @@ def setup_line(sweep_dir: Path, digest: str) -> str:
     return f"export PYTHONPATH={shlex.quote(str(sweep_dir / FOLDER / digest))}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
+def differing(old: Path, new: Path) -> list[str]:
+    """The files that are not the same in two snapshots, as `mlp/single/train.py`."""
+    both = {old: _files(old), new: _files(new)}
+    names = {path.relative_to(folder) for folder, files in both.items() for path in files}
+    return sorted(str(name) for name in names if _content(old / name) != _content(new / name))
+
+
 def sources(package: str) -> list[Path]:
     """The source folders of a package and of those it needs that are installed from a checkout."""
     editable: dict[str, tuple[list[Path], set[str]]] = {}  # by distribution: its folders, what it needs
@@ -111,8 +118,17 @@ def _check_size(folders: list[Path]) -> None:
         )
 
 
+def _files(folder: Path) -> list[Path]:
+    """But for what Python writes besides when it imports them."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in _files(folder):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

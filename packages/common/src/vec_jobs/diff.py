@@ -5,6 +5,7 @@ from typing import Any
 from common.board import Table, one_line
 from common.config import differences
 from common.runs import Run
+from common.snapshot import FOLDER, differing
 from common.sweep import environment_changes, git_changes
 
 
@@ -17,7 +18,7 @@ class Diff:
         places = ({"preset": one.preset, "executor": one.executor, "template": one.template} for one in (old, new))
         self._parts = {
             "configuration": list(differences(a.point.config, b.point.config).values()),
-            "code": git_changes(old, new),
+            "code": _code_changes(a, b),
             "environment": [*differences(*places).values(), *environment_changes(old, new)],
         }
 
@@ -53,6 +54,14 @@ class Diff:
             for run in self._runs
         ]
         return {name: [one.get(name) for one in facts] for name in dict.fromkeys([*facts[0], *facts[1]])}
+
+
+def _code_changes(a: Run, b: Run) -> list[str]:
+    """By what the jobs ran; by what git said, where a submission has no snapshot, as of compute=inprocess."""
+    folders = [run.sweep_dir / FOLDER / str(run.submission.code) for run in (a, b)]
+    if all(run.submission.code for run in (a, b)) and all(folder.is_dir() for folder in folders):
+        return differing(*folders)
+    return git_changes(a.submission, b.submission)
 
 
 def _shown(value: Any) -> str:
