@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # What costs seconds and memory to import, and has no business on a login node.
 HEAVY = ("torch", "numpy", "transformers")
 
@@ -46,4 +48,18 @@ def test_cfg_job_shows_the_configuration_without_heavy_imports() -> None:
 def test_a_refused_submission_never_imports_the_training_libraries() -> None:
     _, imported, err = shown(["compute=killarney/l40s_1x", "paths.work_root=/nonexistent"])
     assert imported == []
+    assert "/nonexistent does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("template", "overrides"),
+    [
+        ("llm.sft", ["assets=embedded"]),
+        ("vlm.image_captioning", ["assets=embedded"]),
+        ("rl.stable_baselines", ["env=breakout"]),
+    ],
+)
+def test_the_checks_of_a_template_import_no_torch(template: str, overrides: list[str]) -> None:
+    _, imported, err = shown(["compute=killarney/l40s_1x", "paths.work_root=/nonexistent", *overrides], template)
+    assert {"torch", "transformers"}.isdisjoint(imported)
     assert "/nonexistent does not exist" in err

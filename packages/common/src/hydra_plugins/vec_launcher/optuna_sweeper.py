@@ -12,7 +12,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,7 +27,8 @@ from common import paths, sweep
 from common.config import require
 from common.errors import UserError
 
-from .launcher import VecLauncher
+if TYPE_CHECKING:
+    from .launcher import VecLauncher
 
 log = logging.getLogger(__name__)
 
