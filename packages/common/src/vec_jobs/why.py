@@ -59,7 +59,7 @@ def _cause(run: Run, started: bool) -> str:
     if ending:
         return f"{_short(ending)}."
     code, _, sig = run.state.exit_code.partition(":")
-    if sig == "9" or code in ("137", "-9"):
+    if sig == "9" or code in ("9", "137", "-9"):  # srun ends with the number of the signal
         return "it was killed (signal 9), as the system does when memory runs out, or an administrator."
     return (
         f"it ended with exit code {run.state.exit_code or 'unknown'} before it could say why; see vec-jobs logs --err."
