@@ -86,7 +86,7 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
         process.kill()
         process.join()
         folder = tmp_path / "vec_jobs" / name
-        assert wait_until(lambda folder=folder: not sweep.is_being_submitted(folder), 60)  # sbatch itself lives on
+        assert wait_until(lambda folder=folder: not sweep.is_being_submitted(folder), 60)  # sbatch or scontrol lives on
 
         there = queued(slurm, name)
         known: set[str] = set()

@@ -102,13 +102,17 @@ def submit_held(script: Path, lock: int) -> str:
     return done.stdout.strip().partition(";")[0]  # "12;cluster" where there are several
 
 
-def release(job_id: str) -> None:
+def release(job_id: str, lock: int) -> None:
     """Let a held job start.
+
+    Args:
+        lock: as for submit_held.
 
     Raises:
         UserError: in scontrol's words.
     """
-    done = subprocess.run(["scontrol", "release", job_id], capture_output=True, text=True, timeout=120)
+    command = ["scontrol", "release", job_id]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, pass_fds=[lock])
     if done.returncode != 0:
         raise UserError(" ".join((done.stderr or done.stdout).split()))
 

@@ -92,7 +92,7 @@ def _hold_slurm(
     except BaseException:
         slurm.cancel([job_id])
         raise
-    return Held(ids, lambda: slurm.release(job_id), lambda: slurm.cancel([job_id]))
+    return Held(ids, lambda: slurm.release(job_id, lock), lambda: slurm.cancel([job_id]))
 
 
 def _leave_call(folder: str, job_id: str, call: Call, params: dict[str, Any]) -> None:
