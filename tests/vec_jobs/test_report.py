@@ -261,10 +261,11 @@ def test_a_browser_shows_the_report_sorts_its_table_and_asks_no_network(
     head = browser.find_elements(By.CSS_SELECTOR, "#runs thead th")[4]
     assert head.text == "learning_rate"
     head.click()
-    rates = [float(rate) for rate in cells(browser, 5)]
-    assert rates == sorted(run.values["learning_rate"] for run in runs)
+    rates = sorted(run.values["learning_rate"] for run in runs)
+    wait_for = WebDriverWait(browser, 30)
+    wait_for.until(lambda page: [float(rate) for rate in cells(page, 5)] == rates)
     head.click()
-    assert [float(rate) for rate in cells(browser, 5)] == rates[::-1]
+    wait_for.until(lambda page: [float(rate) for rate in cells(page, 5)] == rates[::-1])
 
     assert MARKUP in cells(browser, 7)  # shown, not executed
     assert browser.title == "it's a sweep"

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common import attempts, jobs, slurm, sweep
+from common import attempts, jobs, pack, slurm, sweep
 from common.paths import last_line
 from common.slurm import JobState
 from common.sweep import Point, Submission
@@ -135,7 +135,8 @@ def ask(runs: Iterable[Run]) -> None:
     for run in runs:
         executor = run.submission.executor
         if run.point.job_id and executor != "inprocess":
-            folder = "" if executor == "slurm" else f"{run.sweep_dir}/submitit_logs/%j"
+            alone = executor == "slurm" and pack.SEPARATOR not in run.point.job_id  # nothing but Slurm need be asked
+            folder = "" if alone else f"{run.sweep_dir}/submitit_logs/%j"
             groups.setdefault((executor, folder), []).append(run)
     for (executor, folder), group in groups.items():
         answer = jobs.states(executor, folder, [str(run.point.job_id) for run in group])
