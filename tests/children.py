@@ -34,6 +34,8 @@ def tiny(out_dir: Path, save_every_min: float = 5.0, **trainer: int | float) -> 
     cfg = Config(
         template="mlp.single",
         experiment_name="tiny",
+        objective="eval_loss",
+        direction="minimize",
         paths=Paths(str(out_dir), str(out_dir), str(out_dir)),
         trainer=Trainer(**(values | trainer)),  # pyright: ignore[reportArgumentType]
     )

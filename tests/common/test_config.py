@@ -19,6 +19,8 @@ def structured(**changes: object) -> Config:
         Config(
             template="mlp.single",
             experiment_name="e",
+            objective="eval_loss",
+            direction="minimize",
             paths=Paths("/tmp", "/tmp/e", "/tmp/e/0/outputs"),
             trainer=Trainer(**trainer),  # pyright: ignore[reportArgumentType]
         )

@@ -64,7 +64,7 @@ def submit(tmp_path: Path) -> Submit:
         made = local.Plan(folder=f"{tmp_path}/logs/%j", python=f"sh {program}", **(values | plan))  # pyright: ignore
         held = local.hold(made, [DelayedSubmission(print) for _ in range(count)])
         held.start()
-        return held.job_ids
+        return [f"{held.base}_{index}" for index in range(count)]
 
     return start
 

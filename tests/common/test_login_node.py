@@ -51,6 +51,11 @@ def test_a_refused_submission_never_imports_the_training_libraries() -> None:
     assert "/nonexistent does not exist" in err
 
 
+def test_vec_jobs_imports_no_torch() -> None:
+    script = f"import sys, vec_jobs.cli; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.split() == []
+
+
 @pytest.mark.parametrize(
     ("template", "overrides"),
     [

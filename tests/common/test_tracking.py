@@ -246,7 +246,7 @@ logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 preempt.install()
 out_dir = Path("e/0/outputs")
 out_dir.mkdir(parents=True)
-cfg = Config(template="mlp.single", experiment_name="e", tracking=Tracking("wandb", "p"))
+cfg = Config("mlp.single", "e", "eval_loss", "minimize", tracking=Tracking("wandb", "p"))
 cfg.paths = Paths(".", "e", str(out_dir))
 log = MetricsLog(cfg, 0, 5)
 children = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True).stdout

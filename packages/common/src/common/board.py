@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from common.runs import Run
+from common.sweep import common_overrides
 
 _COLOURS = {
     "COMPLETED": "green",
@@ -71,11 +72,6 @@ class Table:
         return [max(map(cell_len, column)) for column in zip(self.columns, *self.rows, strict=True)]
 
 
-def common_overrides(runs: list[Run]) -> set[str]:
-    """Those that all runs have, which tell nothing about any of them."""
-    return set.intersection(*(set(run.point.overrides) for run in runs)) if len(runs) > 1 else set()
-
-
 def row(run: Run, common: set[str]) -> dict[str, Any]:
     """One run.
 
@@ -126,7 +122,9 @@ def live_table(runs: list[Run], width: int, height: int) -> Group:
     the others, and how many are left out."""
     room = max(1, height - _FRAME)
     shown = runs if len(runs) <= room else sorted(runs, key=_urgency)[:room]
-    lines: list[rich.table.Table | Text] = [table(shown, common_overrides(runs)).drawn(width, cut=True)]
+    lines: list[rich.table.Table | Text] = [
+        table(shown, common_overrides([run.point for run in runs])).drawn(width, cut=True)
+    ]
     if len(shown) < len(runs):
         indices = {run.point.index for run in shown}
         rest = [run for run in runs if run.point.index not in indices]

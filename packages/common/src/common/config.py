@@ -188,8 +188,8 @@ class Config:
 
     template: str = MISSING  # dotted path, e.g. mlp.single
     experiment_name: str = MISSING
-    objective: str = "eval_loss"  # the final metric by which the runs of a sweep are compared, e.g. eval_loss
-    direction: str = "minimize"  # of the objective: minimize | maximize
+    objective: str = MISSING  # the final metric by which the runs of a sweep are compared, e.g. eval_loss
+    direction: str = MISSING  # of the objective: minimize | maximize
     user: User = field(default_factory=User)
     compute: Compute = field(default_factory=Compute)
     requeue: Requeue = field(default_factory=Requeue)

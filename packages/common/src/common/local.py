@@ -82,9 +82,13 @@ def at_once(tasks_per_run: int, cpus_per_task: int, gpus_per_run: int | None) ->
 class Held:
     """A background process that waits for the word to begin."""
 
-    job_ids: list[str]  # <pid>_<index>
     plan: Plan
     process: "subprocess.Popen[bytes]"
+
+    @property
+    def base(self) -> str:
+        """The array's part of the job ids, <pid>_<index>."""
+        return str(self.process.pid)
 
     def start(self) -> None:
         """Let it begin. If we die before this line is written, it reads nothing and leaves."""
@@ -107,12 +111,11 @@ def hold(plan: Plan, delayed: list[DelayedSubmission]) -> Held:
             [sys.executable, "-m", "common.local"],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    job_ids = [f"{process.pid}_{index}" for index in range(plan.count)]
-    for job_id, call in zip(job_ids, delayed, strict=True):
-        paths = JobPaths(plan.folder, job_id)
+    for index, call in enumerate(delayed):
+        paths = JobPaths(plan.folder, f"{process.pid}_{index}")
         paths.folder.mkdir(parents=True, exist_ok=True)
         call.dump(paths.submitted_pickle)
-    return Held(job_ids, plan, process)
+    return Held(plan, process)
 
 
 def states(folder: str, job_ids: list[str]) -> dict[str, JobState]:

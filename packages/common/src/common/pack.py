@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 
+from submitit.core.job_environment import JobEnvironment
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from common import local, preempt, slurm
@@ -39,8 +40,7 @@ class Pack(local.Array):
 
     def name(self) -> str:
         """Slurm's id of the job."""
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+        return JobEnvironment().job_id
 
     def catch_signals(self) -> None:
         """They set a flag, as in a run."""
@@ -53,13 +53,13 @@ class Pack(local.Array):
 
     def work(self) -> None:
         """Until all runs have ended, or those that were told to leave have left."""
-        told: set[int] = set()  # processes
+        told: set[tuple[int, int]] = set()  # process, signal: TERM may follow a notice
         while any(run.state == "RUNNING" or (run.state == "PENDING" and not preempt.requested()) for run in self.runs):
             sig = preempt.requested()
             for run in self.runs:
-                if sig is not None and run.state == "RUNNING" and not told.issuperset(run.pids):
+                if sig is not None and run.state == "RUNNING" and (run.pids[0], sig) not in told:
                     local.send(run, sig)
-                    told.update(run.pids)
+                    told.add((run.pids[0], sig))
             self.look()
             time.sleep(local.POLL_S)
 
@@ -75,17 +75,34 @@ class Pack(local.Array):
         return "COMPLETED" if exit_code == 0 else "FAILED"
 
 
-def run_pack(plan: local.Plan, max_num_timeout: int) -> None:
+def run_pack(folder: str, count: int, at_once: int, cores: int, max_num_timeout: int) -> None:
     """What the job of several runs runs.
+
+    Args:
+        folder: submitit's, with %j.
+        count: of its runs.
+        at_once: of those.
+        cores: of the job.
+        max_num_timeout: as for submitit.
 
     Raises:
         SystemExit: some did not complete, or the job was told to leave.
     """
-    import submitit
-
-    plan.python = shlex.quote(sys.executable)  # of this job: in a container, the one inside
-    pack = Pack(plan)
-    env = submitit.JobEnvironment()
+    pack = Pack(
+        local.Plan(
+            folder=folder,
+            python=shlex.quote(sys.executable),  # of this job: in a container, the one inside
+            tasks_per_run=1,
+            at_once=at_once,
+            gpus_per_run=None,
+            timeout_min=0,  # Slurm sees to it
+            signal_delay_s=0,
+            setup=[],  # its script has done it
+            count=count,
+            env={"OMP_NUM_THREADS": str(max(1, cores // at_once))},
+        )
+    )
+    env = JobEnvironment()
     pack.work()
     states = [run.state for run in pack.runs]
     sig = preempt.requested()

@@ -160,9 +160,9 @@ def _find_on_hold(runs: list[Run]) -> set[str]:
             continue
         for request, job_id in jobs.left_on_hold(run.submission).items():
             found.add(job_id)
-            points = [point for point in run.submission.points if point.request == request]
-            for task, point in enumerate(points):
-                point.job_id = point.job_id or (f"{job_id}_{task}" if len(points) > 1 else job_id)
+            for point in run.submission.points:
+                if point.request == request:
+                    point.job_id = f"{job_id}{point.suffix}"
     return found
 
 

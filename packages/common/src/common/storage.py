@@ -23,9 +23,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch.serialization import get_crc32_options, set_crc32_options
-
 from common.paths import fsync_path, write_atomic
 
 log = logging.getLogger(__name__)
@@ -76,6 +73,9 @@ def write_file(path: Path, content: Any) -> FileFacts:
     Raises:
         OSError: it could not be written.
     """
+    import torch  # not where checkpoints are only looked at: vec-jobs clean
+    from torch.serialization import get_crc32_options, set_crc32_options
+
     checksums = get_crc32_options()
     set_crc32_options(False)  # the manifest has one of the whole file
     with _Growing(path, "wb") as file, ThreadPoolExecutor(1) as beside:

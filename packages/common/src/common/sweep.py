@@ -3,7 +3,7 @@
     {"submissions": [{"time", "command", "template", "preset", "executor",
                       "state": "submitting" | "submitted" | "failed", "objective", "direction",
                       "git": {...}, "code", "python", "versions": {...},
-                      "points": [{"index", "overrides", "job_id", "request", "config": {flat key: value}}]}]}
+                      "points": [{"index", "overrides", "job_id", "request", "suffix", "config": {flat key: value}}]}]}
 
 Each submission into the same folder appends one entry; the file is replaced as a whole, atomically. A launcher may be
 killed at any moment: what it asks for is written down before a job exists (`request`), a job waits on hold until its
@@ -49,6 +49,7 @@ class Point:
     config: dict[str, Any]
     job_id: str | None = None
     request: str | None = None  # part of the name of the batch script of its job
+    suffix: str = ""  # of its job's id, behind that of the whole request: _3 in an array, .1 in a shared job
     service_request: str | None = None
     service_job_id: str | None = None  # of the server that it needs beside it, if it does
 
@@ -221,9 +222,9 @@ def _by_file(diff: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def varying(point: Point, points: list[Point]) -> list[str]:
-    """The overrides that set a run apart from the others of its sweep."""
-    return [override for override in point.overrides if not all(override in other.overrides for other in points)]
+def common_overrides(points: list[Point]) -> set[str]:
+    """Those that all points of a sweep have, which tell nothing about any of them."""
+    return set.intersection(*(set(point.overrides) for point in points)) if len(points) > 1 else set()
 
 
 def redact(text: str) -> str:

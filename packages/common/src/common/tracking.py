@@ -233,8 +233,9 @@ def _name(cfg: Config, out_dir: Path) -> str:
     """Index, and what sets the run apart in its sweep."""
     index = out_dir.parent.name
     points = [point for submission in sweep.read(Path(cfg.paths.work_dir)) for point in submission.points]
-    mine = [point for point in points if str(point.index) == index]
-    return " ".join([index, *(sweep.varying(mine[-1], points) if mine else [])])
+    mine = next((point.overrides for point in reversed(points) if str(point.index) == index), [])
+    common = sweep.common_overrides(points) if len(points) > 1 else set(mine)
+    return " ".join([index, *(override for override in mine if override not in common)])
 
 
 def _last_step(folder: Path, run_id: str) -> int:

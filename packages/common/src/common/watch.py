@@ -11,7 +11,7 @@ from rich.live import Live
 
 from common import board, runs, slurm
 from common.runs import Run
-from common.sweep import Point, Submission
+from common.sweep import Point, Submission, common_overrides
 
 _SECOND_INTERRUPT_S = 1.0
 
@@ -54,7 +54,7 @@ class Watch:
                     break
                 time.sleep(pause)
                 pause = min(longest, pause * 1.2)
-        board.table(self.runs, board.common_overrides(self.runs)).print()
+        board.table(self.runs, common_overrides([run.point for run in self.runs])).print()
         if len(self.runs) > 1:
             say(f"{len(self.runs)} runs: {board.counts(self.runs)}")
         return all(run.state.state == "COMPLETED" for run in self.runs)

@@ -15,7 +15,9 @@ from common import board, runs, watch
 from common.board import one_line
 from common.errors import UserError
 from common.runs import Run
+from common.sweep import common_overrides
 from vec_jobs import act, sweeps, tables
+from vec_jobs.clean import Cleaning
 from vec_jobs.diff import Diff
 from vec_jobs.drill import SIGNALS, Drill
 from vec_jobs.why import why as why_of
@@ -88,7 +90,7 @@ def status(
         if follow:
             _watch(sweep, all_runs)
             return
-        common = board.common_overrides(all_runs)
+        common = common_overrides([run.point for run in all_runs])
         if as_json:
             typer.echo(json.dumps([board.row(run, common) for run in all_runs], indent=1))
         else:
@@ -170,8 +172,6 @@ def clean(
 
     The newest whole checkpoint of a run stays, and so does everything of a run that is live or UNKNOWN.
     """
-    from vec_jobs.clean import Cleaning  # imports torch
-
     with _errors():
         if name and days is not None:
             raise UserError("Name a sweep, or give --older-than <days> for all of that age, not both.")

@@ -9,6 +9,7 @@ from typing import Any
 from common import attempts, board
 from common.paths import read_lines
 from common.runs import Run
+from common.sweep import common_overrides
 from vec_jobs.sweeps import Sweep
 from vec_jobs.why import why
 
@@ -76,7 +77,7 @@ def gather(sweep: Sweep) -> SweepFacts:
     runs = sweep.runs()
     keys = _differing([run.point.config for run in runs])
     names = _short_names(keys)
-    common = board.common_overrides(runs)
+    common = common_overrides([run.point for run in runs])
     facts = [_facts(run, common, {names[key]: run.point.config[key] for key in keys if key in run.point.config})
              for run in runs]  # fmt: skip
     return SweepFacts(facts, list(names.values()), sweep.last.objective, sweep.last.direction != "maximize")

@@ -1,10 +1,12 @@
 """What is refused before anything is queued: points, folders, requests."""
 
 import copy
+import json
 import logging
 import math
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +175,19 @@ def confirm(runs: list[Run]) -> None:
     require(input(f"{asked}[y/N] ").strip().lower() in ("y", "yes"), "Nothing was submitted.")
 
 
-def earlier_with_same_config(run: Run) -> sweep.Point | None:
-    """Where a sweep is extended: the run before its extension that is the same."""
+def earlier_with_same_config(run: Run) -> int | None:
+    """Where a sweep is extended: the index of the run before its extension that is the same."""
     first = run.params["first"]
     if first == 0:
         return None
-    earlier = [point for one in sweep.read(Path(run.cfg.hydra.sweep.dir)) for point in one.points]
-    config = sweep.redact_values(run.point.config)
-    return next((point for point in earlier if point.index < first and point.config == config), None)
+    return _indices_by_config(run.cfg.hydra.sweep.dir, first).get(_key(sweep.redact_values(run.point.config)))
+
+
+@cache  # a large sweep is read once, not for each point
+def _indices_by_config(sweep_dir: str, first: int) -> dict[str, int]:
+    points = [point for one in sweep.read(Path(sweep_dir)) for point in one.points]
+    return {_key(point.config): point.index for point in points if point.index < first}
+
+
+def _key(config: dict[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common import compose, environment, jobs, paths, preempt, slurm, snapshot, sweep
 from common.errors import UserError
+from common.runs import look
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from ._checks import arrays_of, check_folder, check_point, check_request, confirm, earlier_with_same_config
@@ -77,11 +78,11 @@ class VecLauncher(BaseSubmititLauncher):
         """
         runs = self._compose(points)
         sweep_dir = Path(runs[0].cfg.hydra.sweep.dir)
-        known = {point.index: point for one in sweep.read(sweep_dir) for point in one.points if point.job_id}
-        waiting = [run for run in runs if not _lives_or_completed(run, known.get(run.point.index))]
+        there = {one.point.index: one for one in look(sweep_dir, sweep.read(sweep_dir)) if one.state.live or one.result}
+        waiting = [run for run in runs if run.point.index not in there]
         for run in runs:
-            if run not in waiting:
-                run.point = known[run.point.index]
+            if run.point.index in there:  # an earlier launcher has submitted it
+                run.point = there[run.point.index].point
         if waiting:
             self._launch(waiting)
         if runs[0].params["executor"] != "inprocess":
@@ -147,8 +148,8 @@ class VecLauncher(BaseSubmititLauncher):
             index = number - left_out
             try:
                 run = check_point(composer.point(overrides), index, overrides)
-                if earlier := earlier_with_same_config(run):
-                    log.info(f"left out, for it is run {earlier.index}: {' '.join(overrides)}")
+                if (earlier := earlier_with_same_config(run)) is not None:
+                    log.info(f"left out, for it is run {earlier}: {' '.join(overrides)}")
                     left_out += 1
                 else:
                     runs.append(run)
@@ -175,12 +176,12 @@ class VecLauncher(BaseSubmititLauncher):
         Raises:
             UserError: what refused it.
         """
-        from ._queue import hold
+        from ._queue import hold, suffixes
 
         for array in arrays:
             request = uuid.uuid4().hex
-            for run in array:
-                run.point.request = request
+            for run, suffix in zip(array, suffixes(array[0].params, len(array)), strict=True):
+                run.point.request, run.point.suffix = request, suffix
                 run.point.service_request = uuid.uuid4().hex if run.beside else None
         record()
         held: list[Held] = []
@@ -191,19 +192,18 @@ class VecLauncher(BaseSubmititLauncher):
                         run.cfg.hydra.launcher.executor = "local"
                 calls = [(run_on_node, self.task_function, run.cfg) for run in array]
                 held.append(hold(array[0].params, array[0].additional, calls, str(array[0].point.request), lock))
-                for run, job_id in zip(array, held[-1].job_ids, strict=True):
-                    run.point.job_id = job_id
+                for run in array:
+                    run.point.job_id = f"{held[-1].job_id}{run.point.suffix}"
             for run in (run for array in arrays for run in array):
                 if run.beside:  # its server, which ends with it
                     call = (serve_on_node, run.service, run.cfg, run.beside.params)
                     asked = run.beside.params, run.beside.additional
                     held.append(hold(*asked, [call], str(run.point.service_request), lock))
-                    (run.point.service_job_id,) = held[-1].job_ids
+                    run.point.service_job_id = held[-1].job_id
             record()
         except BaseException:
             for jobs_on_hold in held:
                 jobs_on_hold.drop()
-            submission.state = "failed"
             for point in submission.points:
                 point.job_id = point.service_job_id = None
             with suppress(OSError):  # the first error is the one to tell
@@ -323,15 +323,6 @@ def _until_done(watching: "Watch", runs: list[Run]) -> bool:
     except KeyboardInterrupt:
         detach(Path(runs[0].cfg.hydra.sweep.dir), [run.point for run in runs], runs[0].params["executor"])
         raise
-
-
-def _lives_or_completed(run: Run, known: sweep.Point | None) -> bool:
-    """Whether an earlier launcher has submitted it, so that it is only to be waited for."""
-    if known is None:
-        return False
-    job_id = str(known.job_id)
-    state = jobs.states(run.params["executor"], run.params["submitit_folder"], [job_id])[job_id]
-    return state.live or _metrics(run) is not None
 
 
 def _metrics(run: Run) -> dict[str, float] | None:
