@@ -27,6 +27,8 @@ from vec_jobs.importance import importances
 from vec_jobs.report import write
 from vec_jobs.sweeps import Sweep
 
+pytestmark = pytest.mark.browser  # all of them: the libraries that draw take seconds
+
 MARKUP = "<img src=x onerror=\"document.title='executed'\"></script><script>document.title='executed'</script>"
 
 
@@ -235,7 +237,6 @@ def cells(browser: webdriver.Chrome, column: int) -> list[str]:
     return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, f"#runs tbody td:nth-child({column})")]
 
 
-@pytest.mark.browser
 def test_a_browser_shows_the_report_sorts_its_table_and_asks_no_network(
     tmp_path: Path, browser: webdriver.Chrome
 ) -> None:
