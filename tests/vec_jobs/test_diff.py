@@ -92,5 +92,5 @@ def test_diff_tells_the_files_of_the_code_that_the_jobs_ran(rows: Rows, jobs_dir
         (jobs_dir / name / "code" / name / "mlp").mkdir(parents=True)
         for file, text in lines.items():
             (jobs_dir / name / "code" / name / "mlp" / file).write_text(text)
-    assert rows("diff", "two", "0", "other:0")["code"] == ["mlp/b.py", "mlp/c.py"]
+    assert rows("diff", "two", "0", "other:0")["code"] == ["commit: two -> other", "mlp/b.py", "mlp/c.py"]
     assert rows("diff", "two", "0", "1")["code"] == []

@@ -77,12 +77,12 @@ class MetricsLog:
         self._check_finite(step, metrics)
         if self._file is not None:
             self._file.close()
-            self.tracker.scalars(step, metrics)
-            self.tracker.close(completed=True)
             seconds = round(time.time() - self._started, 3)
             result = {"status": "COMPLETED", "step": step, "metrics": metrics}
             result |= {"parameters_sha256": parameters_sha256, "attempts": self._attempt, "seconds": seconds}
             write_atomic(self._result, json.dumps(result, indent=1) + "\n")
+            self.tracker.scalars(step, metrics)  # may take a while: the run has its result already
+            self.tracker.close(completed=True)
             log.info("finished at step %d: %s", step, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             log.info("%s", attempts.ledger(self._result.parent))
         return metrics

@@ -48,6 +48,11 @@ class Run:
         except (OSError, ValueError):
             return {}
 
+    @property
+    def completed(self) -> bool:
+        """Whether it has ended well since it was submitted last, as its folder tells."""
+        return bool(self.result) and (self.out_dir / "result.json").stat().st_mtime >= self.submitted_at
+
     @cached_property
     def last_metrics(self) -> dict[str, Any]:
         """The last line of metrics.jsonl; empty before the first."""
@@ -106,7 +111,7 @@ class Run:
 
     def state_on_disk(self) -> JobState:
         """What the folder tells where no scheduler does; never more than it knows."""
-        if self.result and (self.out_dir / "result.json").stat().st_mtime >= self.submitted_at:
+        if self.completed:
             return JobState("COMPLETED")
         if (self.point.job_id is None or self.submission.state == "submitting") and not self.events:
             return JobState("NOT SUBMITTED")

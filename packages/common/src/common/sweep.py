@@ -1,7 +1,7 @@
 """sweep.json: what was submitted into a sweep folder, how, and as which jobs.
 
     {"submissions": [{"time", "command", "template", "preset", "executor",
-                      "state": "submitting" | "submitted" | "failed", "objective", "direction",
+                      "state": "submitting" | "submitted" | "broken off", "objective", "direction",
                       "git": {...}, "code", "python", "versions": {...},
                       "points": [{"index", "overrides", "job_id", "request", "suffix", "config": {flat key: value}}]}]}
 

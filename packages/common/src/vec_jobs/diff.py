@@ -57,11 +57,10 @@ class Diff:
 
 
 def _code_changes(a: Run, b: Run) -> list[str]:
-    """By what the jobs ran; by what git said, where a submission has no snapshot, as of compute=inprocess."""
+    """By git, of the folder in which they were submitted; and by the snapshots that the jobs run, file by file."""
     folders = [run.sweep_dir / FOLDER / str(run.submission.code) for run in (a, b)]
-    if all(run.submission.code for run in (a, b)) and all(folder.is_dir() for folder in folders):
-        return differing(*folders)
-    return git_changes(a.submission, b.submission)
+    files = differing(*folders) if all(folder.is_dir() for folder in folders) else []
+    return [*git_changes(a.submission, b.submission), *files]
 
 
 def _shown(value: Any) -> str:

@@ -44,6 +44,8 @@ def importances(facts: SweepFacts) -> tuple[dict[str, float], str]:
         )
     shuffled: Any = permutation_importance(forest, inputs, ranks, n_repeats=10, random_state=0)
     found: list[float] = shuffled.importances_mean.clip(min=0).tolist()
+    if not any(found):
+        return {}, f"Left out: no hyperparameter alone decides the {facts.objective}."
     shares = {name: one / sum(found) for name, one in zip(facts.names, found, strict=True)}
     return dict(sorted(shares.items(), key=lambda pair: -pair[1])), (
         f"Permutation importance in a random forest ({_TREES} trees, seed 0) over {len(runs)} completed runs: how much "

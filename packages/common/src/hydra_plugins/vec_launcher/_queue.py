@@ -1,6 +1,6 @@
 """Queues calls as jobs that wait on hold: none starts before all are accepted and their ids are written down.
 
-<sweep>/submitit_logs/.<request>.sh               the batch script
+<sweep>/submitit_logs/.<request>.sh                      the batch script
 <sweep>/submitit_logs/<job id>/<job id>_submitted.pkl    the call of each job, as submitit names it
 """
 

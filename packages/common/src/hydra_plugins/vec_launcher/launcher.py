@@ -1,6 +1,5 @@
 """The launcher `vec`: checks every point of a sweep, then submits them as job arrays (what they run: _node.py)."""
 
-import json
 import logging
 import shlex
 import sys
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common import compose, environment, jobs, paths, preempt, slurm, snapshot, sweep
 from common.errors import UserError
-from common.runs import look
+from common.runs import look, of
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from ._checks import arrays_of, check_folder, check_point, check_request, confirm, earlier_with_same_config
@@ -87,7 +86,10 @@ class VecLauncher(BaseSubmititLauncher):
             self._launch(waiting)
         if runs[0].params["executor"] != "inprocess":
             _until_done(_watch(runs), runs)
-        return {run.point.index: _metrics(run) for run in runs}
+        ended = {
+            one.point.index: one.result["metrics"] for one in of(sweep_dir, sweep.read(sweep_dir)) if one.completed
+        }
+        return {run.point.index: ended.get(run.point.index) for run in runs}
 
     def _launch(self, runs: list[Run]) -> list[JobReturn] | None:
         """Check what asks the cluster, then submit; in this process, run.
@@ -125,7 +127,7 @@ class VecLauncher(BaseSubmititLauncher):
         if sweep.read(sweep_dir) != earlier:
             raise UserError(f"Another launcher has submitted into {sweep_dir} meanwhile: see vec-jobs status.")
         _drop_leftovers(earlier)
-        new = _record(runs, sweep_dir)
+        new = _record(runs, _freeze(runs, sweep_dir))
         submissions = [*earlier, new]
         _warn_of_other_code(submissions)
         paths.write_atomic(sweep_dir / "multirun.yaml", sweep.redact(OmegaConf.to_yaml(self.config)))
@@ -235,7 +237,7 @@ def _drop_leftovers(earlier: list[sweep.Submission]) -> None:
             log.warning(f"cancelled job {', '.join(sorted(left))}: a launcher that was killed had left it on hold")
             slurm.cancel(sorted(left))
         if submission.state == "submitting":
-            submission.state = "failed"
+            submission.state = "broken off"
             for point in submission.points:
                 if slurm.base(str(point.job_id)) in left:
                     point.job_id = None
@@ -248,19 +250,24 @@ def _warn_of_other_code(submissions: list[sweep.Submission]) -> None:
         log.warning(f"the code has changed since the last submission: {'; '.join(changes[:5])}{more}")
 
 
-def _record(runs: list[Run], sweep_dir: Path) -> sweep.Submission:
-    """What sweep.json keeps of a submission, without secrets; and the code that its jobs run."""
-    git, versions = sweep.provenance()
-    code = None
-    if runs[0].params["executor"] != "inprocess":
-        code = snapshot.take(runs[0].cfg.template.partition(".")[0], sweep_dir)
-    python = environment.freeze() if runs[0].params["freeze_env"] else None
+def _freeze(runs: list[Run], sweep_dir: Path) -> str | None:
+    """Let the jobs run the code, and where it is asked for the environment, of now; returns the snapshot's name."""
+    params = runs[0].params
+    inprocess = params["executor"] == "inprocess"
+    code = None if inprocess else snapshot.take(runs[0].cfg.template.partition(".")[0], sweep_dir)
+    python = environment.freeze() if params["freeze_env"] else None
     for request in [*runs, *(run.beside for run in runs if run.beside)]:
         if code is not None:
             setup = [*(request.params["setup"] or []), snapshot.setup_line(sweep_dir, code)]
             request.params = request.params | {"setup": setup}
         if python is not None:
             request.params = request.params | {"python": shlex.quote(str(python))}
+    return code
+
+
+def _record(runs: list[Run], code: str | None) -> sweep.Submission:
+    """What sweep.json keeps of a submission, without secrets."""
+    git, versions = sweep.provenance()
     for run in runs:
         run.point.config = sweep.redact_values(run.point.config)
         run.point.overrides = [sweep.redact(override) for override in run.point.overrides]
@@ -300,7 +307,13 @@ def _wait(runs: list[Run]) -> Sequence[JobReturn]:
             f"{len(failed)} of {len(runs)} runs did not complete: {', '.join(failed)}. "
             f"Their logs: {sweep_dir}/submitit_logs. Submit again with paths.work_dir={sweep_dir} to resume them."
         )
-    return [_read_return(run) for run in runs]
+    return [_returned(run, one.result["metrics"]) for run, one in zip(runs, watching.runs, strict=True)]
+
+
+def _returned(run: Run, metrics: dict[str, float]) -> JobReturn:
+    returned = JobReturn(overrides=run.point.overrides, cfg=run.cfg, status=JobStatus.COMPLETED)
+    returned.return_value = metrics
+    return returned
 
 
 def _watch(runs: list[Run]) -> "Watch":
@@ -323,15 +336,3 @@ def _until_done(watching: "Watch", runs: list[Run]) -> bool:
     except KeyboardInterrupt:
         detach(Path(runs[0].cfg.hydra.sweep.dir), [run.point for run in runs], runs[0].params["executor"])
         raise
-
-
-def _metrics(run: Run) -> dict[str, float] | None:
-    """The final metrics of a run that has ended well."""
-    path = Path(run.cfg.paths.out_dir) / "result.json"
-    return json.loads(path.read_text())["metrics"] if path.exists() else None
-
-
-def _read_return(run: Run) -> JobReturn:
-    returned = JobReturn(overrides=run.point.overrides, cfg=run.cfg, status=JobStatus.COMPLETED)
-    returned.return_value = _metrics(run)
-    return returned
