@@ -165,6 +165,16 @@ def sbatch_options(text: str) -> dict[str, str | bool]:
     return found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="all repetitions of faults at random moments, not a fifth")
+
+
+@pytest.fixture(scope="session")
+def times(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """How often a test repeats what it does at random moments: `times(50)` is 50 with --full, else 10."""
+    return lambda full: full if pytestconfig.getoption("--full") else max(2, full // 5)
+
+
 @pytest.fixture(scope="session")
 def children() -> ForkContext:
     """Processes forked from this one, which imports torch once: 30 ms each, not the seconds of an import."""

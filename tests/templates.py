@@ -52,17 +52,19 @@ def why_it_failed(launch: Callable[..., subprocess.CompletedProcess[str]], tmp_p
 
 
 @pytest.fixture
-def drill(tmp_path: Path) -> Callable[..., str]:
-    """drill(template, *overrides) -> what `vec-jobs drill` printed, with five stops of seed 1."""
+def drill(tmp_path: Path, times: Callable[[int], int]) -> Callable[..., None]:
+    """drill(template, *overrides): `vec-jobs drill` finds both runs equal, with two stops (--full: five) of seed 1."""
+    stops = times(5)
 
-    def start(template: str, *overrides: str) -> str:
+    def start(template: str, *overrides: str) -> None:
         command = [str(Path(sys.executable).with_name("vec-jobs")), "drill", template.replace(".", "/")]
-        options = ["--stops", "5", "--seed", "1", "--folder", str(tmp_path / "drill")]
+        options = ["--stops", str(stops), "--seed", "1", "--folder", str(tmp_path / "drill")]
         done = subprocess.run(
             [*command, *options, "compute=local", f"paths.work_root={tmp_path}", *overrides],
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert f"{stops + 1} attempts, begun at the steps 0, " in done.stdout
+        assert "equal: " in done.stdout
 
     return start

@@ -26,13 +26,11 @@ def test_learns_the_preference_and_keeps_the_exact_match_of_its_start(run: Calla
 
 @pytest.mark.learns
 @pytest.mark.minutes(3)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # two backward passes a step: signals come between them, too; logged, saved and evaluated at different steps
     steps = ["trainer.accumulation=2", "trainer.batch_size=32"]
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "assets=embedded", *steps, *often)
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", *steps, *often)
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,9 @@ def test_learns_more_than_the_frequencies_of_tokens(run: Callable[..., Path], tm
 @pytest.mark.minutes(4)
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_two_ranks_stopped_at_random_steps_end_as_the_uninterrupted_run(
-    drill: Callable[..., str], small: list[str], mode: str
+    drill: Callable[..., None], small: list[str], mode: str
 ) -> None:
-    printed = drill(TEMPLATE, *small, f"trainer.dist.mode={mode}", "compute.tasks_per_node=2")
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, *small, f"trainer.dist.mode={mode}", "compute.tasks_per_node=2")
 
 
 @pytest.mark.learns

@@ -27,14 +27,12 @@ def test_raises_exact_match_of_held_out_prompts(run: Callable[..., Path], tmp_pa
 
 @pytest.mark.learns
 @pytest.mark.minutes(3)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # LoRA and packing here; the whole model is what test_dpo.py trains
     # two backward passes a step: signals come between them, too; logged, saved and evaluated at different steps
     steps = ["trainer.accumulation=2", "trainer.batch_size=32", "trainer.num_epochs=1"]
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "assets=embedded", *steps, *often, "trainer.lora.rank=8", "trainer.packing=true")
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", *steps, *often, "trainer.lora.rank=8", "trainer.packing=true")
 
 
 @pytest.mark.parametrize(

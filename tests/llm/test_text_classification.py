@@ -30,12 +30,10 @@ def test_reaches_the_accuracy_it_promises(run: Callable[..., Path]) -> None:
 
 @pytest.mark.learns
 @pytest.mark.minutes(3)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # logged every 7 steps, so that stops come between two lines; evaluated and saved in between
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "assets=embedded", "trainer.num_epochs=1", *often)
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", "trainer.num_epochs=1", *often)
 
 
 @pytest.mark.parametrize(

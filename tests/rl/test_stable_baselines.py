@@ -198,12 +198,10 @@ def test_cartpole_is_balanced_and_shown(run: Callable[..., Path]) -> None:
         ),
     ],
 )
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(
-    drill: Callable[..., str], overrides: list[str]
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(
+    drill: Callable[..., None], overrides: list[str]
 ) -> None:
-    printed = drill(TEMPLATE, *overrides, "trainer.eval_every=500", "trainer.eval_episodes=2")
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, *overrides, "trainer.eval_every=500", "trainer.eval_episodes=2")
 
 
 @pytest.mark.bench  # 20,000 steps take some six minutes of one core

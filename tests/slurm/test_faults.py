@@ -50,7 +50,8 @@ from .training import (
 pytestmark = pytest.mark.slurm
 
 ENDLESS = "trainer.num_epochs=100000"
-PREEMPTIONS = 50
+PREEMPTIONS = 50  # and SIGKILLs in saves, below: with --full; else a fifth
+KILLS = 1000
 
 
 @TEMPLATES
@@ -291,12 +292,15 @@ def test_row_09_an_attempt_that_outlives_its_node_is_fenced_and_the_new_one_is_r
 
 @pytest.mark.minutes(3)
 def test_row_10_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(
-    tmp_path: Path, children: ForkContext, record_property: Callable[[str, object], None]
+    tmp_path: Path,
+    children: ForkContext,
+    times: Callable[[int], int],
+    record_property: Callable[[str, object], None],
 ) -> None:
-    kills, torn = kill_in_saves(tmp_path, children, 1000)
+    kills, torn = kill_in_saves(tmp_path, children, times(KILLS))
     record_property("row 10", f"SIGKILL at {kills} random moments of saves, {torn} of them left a torn folder behind")
-    assert kills == 1000
-    assert torn > 10, "the kills did not meet the saves"
+    assert kills == times(KILLS)
+    assert torn > kills / 100, "the kills did not meet the saves"
 
 
 @TEMPLATES
@@ -543,24 +547,25 @@ def test_row_19_a_change_before_the_resume_is_shown_and_another_shape_is_refused
     assert "does not fit this code: " in runs.logs()
 
 
-@pytest.mark.minutes(7)
+@pytest.mark.minutes(3)
 @TEMPLATES
-def test_row_20_fifty_preemptions_in_a_row_lose_no_step(
-    template: str, submit: Submit, record_property: Callable[[str, object], None]
+def test_row_20_preemptions_in_a_row_lose_no_step(
+    template: str, submit: Submit, times: Callable[[int], int], record_property: Callable[[str, object], None]
 ) -> None:
+    preemptions = times(PREEMPTIONS)
     longer = [*settings(template), f"trainer.num_epochs={STEPS[template]}"]
     straight = submit(template, *longer, name="straight")
     straight.wait_state("COMPLETED", "FAILED")
     assert straight.result()["attempts"] == 1
     runs = submit(template, *longer)
     draw = random.Random(f"{SEED} {template}")
-    for stop in range(1, PREEMPTIONS + 1):
+    for stop in range(1, preemptions + 1):
         early = draw.random() < 0.5  # at any moment of the start: imports, the load, before step 1
         runs.wait_attempt(stop, "start" if early else "resume")
         if early:
             time.sleep(draw.uniform(0, 3))
         else:
-            runs.wait_step(STEPS[template] * stop // PREEMPTIONS)
+            runs.wait_step(STEPS[template] * stop // preemptions)
         with frozen(runs):  # until Slurm's own SIGCONT, which comes with TERM, however long it takes to decide
             job = preempt(runs)
             runs.wait_for(lambda job=job: "COMPLETED" in _sacct_state(runs, job), "the high-priority job", 0.5)
@@ -568,9 +573,9 @@ def test_row_20_fifty_preemptions_in_a_row_lose_no_step(
     assert_same_end(runs, straight)
     assert set(steps_lost(runs)) == {0}
     assert {end["reason"] for end in runs.attempts("end")} == {"SIGTERM", "completed"}
-    assert len(runs.attempts("start")) == PREEMPTIONS + 1
+    assert len(runs.attempts("start")) == preemptions + 1
     steps = len({end["step"] for end in runs.attempts("end") if "step" in end})
-    record_property(f"row 20, {template}", f"{PREEMPTIONS} preemptions at {steps} different steps, none lost")
+    record_property(f"row 20, {template}", f"{preemptions} preemptions at {steps} different steps, none lost")
 
 
 @TEMPLATES

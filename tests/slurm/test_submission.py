@@ -28,7 +28,7 @@ from .runs import Runs
 pytestmark = pytest.mark.slurm
 
 SEED = 11  # of the moments at which launchers are killed
-KILLS = 100
+KILLS = 100  # with --full; else a fifth
 CHECKOUT = Path(__file__).parents[2]
 
 Submit = Callable[..., Runs]
@@ -65,8 +65,13 @@ def submission_begins(work_root: Path, name: str) -> float:
 
 @pytest.mark.minutes(3)
 def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
-    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    slurm: SlurmCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: Callable[[int], int],
+    record_property: Callable[[str, object], None],
 ) -> None:
+    kills = times(KILLS)
     for name, value in (slurm.env() | {"USER": "root"}).items():
         monkeypatch.setenv(name, value)
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
@@ -78,7 +83,7 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
     whole.join()
     whole_s = time.monotonic() - began
     slurm.run("scancel", "-n", "whole")
-    for kill in range(KILLS):
+    for kill in range(kills):
         name = f"k{kill}"
         process = launcher(tmp_path, name)
         submission_begins(tmp_path, name)
@@ -108,8 +113,10 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
         else:
             assert there == {}
             counts["before anything was queued"] += 1
-    record_property(f"{KILLS} launchers killed", ", ".join(f"{count} {when}" for when, count in counts.items()))
-    assert min(counts.values()) > 0, "no kill hit one of the phases"
+    record_property(f"{kills} launchers killed", ", ".join(f"{count} {when}" for when, count in counts.items()))
+    if kills == KILLS:  # a fifth of them may miss the short phase
+        assert min(counts.values()) > 0, "no kill hit one of the phases"
+    assert counts["before anything was queued"] < kills
 
 
 @pytest.mark.minutes(2)

@@ -46,12 +46,10 @@ def test_captions_of_held_out_digits_are_right(run: Callable[..., Path]) -> None
 
 @pytest.mark.learns
 @pytest.mark.minutes(3)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # two workers; stops in the middle of epochs of 23 steps, between logs, evaluations and saves
     often = ["trainer.num_epochs=4", "trainer.print_every=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "assets=embedded", "trainer.workers=2", *often)
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", "trainer.workers=2", *often)
 
 
 @pytest.mark.learns

@@ -24,13 +24,11 @@ def test_answers_which_digit_an_image_shows(run: Callable[..., Path]) -> None:
 
 @pytest.mark.learns
 @pytest.mark.minutes(4)
-def test_stopped_at_five_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., str]) -> None:
+def test_stopped_at_random_steps_ends_as_the_uninterrupted_run(drill: Callable[..., None]) -> None:
     # LoRA, two backward passes a step, one worker; logged, saved and evaluated at different steps
     steps = ["trainer.accumulation=2", "trainer.batch_size=16", "trainer.num_epochs=2", "trainer.workers=1"]
     often = ["trainer.logging_steps=7", "trainer.save_steps=20", "trainer.eval_steps=30"]
-    printed = drill(TEMPLATE, "assets=embedded", *steps, *often, "trainer.lora.rank=8")
-    assert "6 attempts, begun at the steps 0, " in printed
-    assert "equal: " in printed
+    drill(TEMPLATE, "assets=embedded", *steps, *often, "trainer.lora.rank=8")
 
 
 @pytest.mark.learns
