@@ -27,6 +27,8 @@ from omegaconf import MISSING
 from common.config import Config, require
 from common.errors import UserError
 
+__all__ = ["Assets", "Embedded", "Folders", "check", "context_length", "embedded_folder", "locate"]
+
 log = logging.getLogger(__name__)
 
 KINDS = ("hub", "local", "embedded")

@@ -18,6 +18,8 @@ from typing import Any
 
 from common.paths import append_line, read_lines
 
+__all__ = ["train"]
+
 log = logging.getLogger(__name__)
 
 _FILE = "attempts.jsonl"

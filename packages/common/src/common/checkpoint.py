@@ -33,6 +33,8 @@ from common.errors import NonFiniteError, UserError
 from common.paths import sync_lines
 from common.storage import CheckpointError
 
+__all__ = ["Checkpointer", "Growing", "Stateful", "parameters_sha256"]
+
 log = logging.getLogger(__name__)
 
 

@@ -13,6 +13,19 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from common.errors import UserError
 
+__all__ = [
+    "Compute",
+    "ComputeSlurm",
+    "Config",
+    "Paths",
+    "Requeue",
+    "Service",
+    "Tracking",
+    "User",
+    "UserSlurm",
+    "require",
+]
+
 EXECUTORS = ("slurm", "local", "inprocess")
 DIRECTIONS = ("minimize", "maximize")
 TRACKING = ("tensorboard", "wandb", "none")

@@ -18,6 +18,20 @@ import torch.distributed as dist
 from common import preempt
 from common.errors import SilentRankError
 
+__all__ = [
+    "agree",
+    "device",
+    "from_rank_0",
+    "gather",
+    "local_rank",
+    "mean",
+    "on_rank_0",
+    "rank",
+    "start",
+    "stop",
+    "world_size",
+]
+
 T = TypeVar("T")
 
 _START_TIMEOUT = timedelta(minutes=10)  # until the last process has started and imported torch

@@ -1,5 +1,7 @@
 """Errors with a meaning of their own."""
 
+__all__ = ["NonFiniteError", "SilentRankError", "UnavailableError", "UserError"]
+
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do, in one or two lines."""

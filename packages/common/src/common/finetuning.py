@@ -6,6 +6,8 @@ from omegaconf import MISSING
 
 from common.config import require
 
+__all__ = ["FineTuning", "Lora"]
+
 
 @dataclass
 class Lora:

@@ -29,6 +29,8 @@ from common import attempts, compose, ownership, preempt, tracking
 from common.config import open_dicts, presets, to_typed
 from common.errors import SilentRankError, UserError
 
+__all__ = ["launch", "launch_package"]
+
 _VERSION_BASE = "1.3"
 _MULTIRUN = {"-m", "--multirun"}  # implied, see hydra.mode in _global.yaml
 _ESTIMATE = "--estimate"

@@ -12,6 +12,8 @@ from common.config import Config
 from common.errors import NonFiniteError
 from common.paths import LineFile, read_lines, write_atomic
 
+__all__ = ["MetricsLog"]
+
 log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0

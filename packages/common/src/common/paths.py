@@ -11,6 +11,8 @@ from typing import Any
 
 from common.errors import UserError
 
+__all__ = ["read_lines"]
+
 log = logging.getLogger(__name__)
 
 

@@ -23,6 +23,8 @@ from common import preempt
 from common.config import Service
 from common.paths import write_atomic
 
+__all__ = ["find"]
+
 log = logging.getLogger(__name__)
 
 _FILE = "service.json"

@@ -34,6 +34,8 @@ from torch.distributed.tensor import DTensor
 from common import distributed, storage
 from common.storage import CheckpointError, FileFacts
 
+__all__ = ["is_sharded"]
+
 _FOLDER = "shards"
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # {"state.0.weight.exp_avg": ...}: names, not numbers
 _BETWEEN = ":"  # part and key, e.g. "optimizer:state.0.weight.exp_avg"

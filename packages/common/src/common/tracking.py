@@ -21,6 +21,8 @@ from common import preempt, sweep
 from common.config import Config, flatten
 from common.paths import write_atomic
 
+__all__ = ["Tracker"]
+
 log = logging.getLogger(__name__)
 
 _OF_THE_LINE = ("step", "time_s", "attempt")  # in a line of metrics.jsonl, next to the metrics

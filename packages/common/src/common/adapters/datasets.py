@@ -10,6 +10,8 @@ from datasets import DatasetDict, disable_progress_bars, load_dataset
 from common.assets import Assets
 from common.config import require
 
+__all__ = ["load_splits"]
+
 log = logging.getLogger(__name__)
 
 SEED = 0  # of what is held out where the data set has no split for it: the same for all runs

@@ -23,6 +23,8 @@ import torch
 
 from common import rng
 
+__all__ = ["Restorable", "can_restore"]
+
 _NOT_STATE = {"env", "spec", "metadata", "observation_space", "action_space", "_ezpickle_args", "_ezpickle_kwargs"}
 _TRIED_STEPS = 200
 _NONE = object()  # what has no plain form

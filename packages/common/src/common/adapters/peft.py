@@ -4,6 +4,8 @@ from peft import LoraConfig
 
 from common.finetuning import Lora
 
+__all__ = ["build_adapter"]
+
 
 def build_adapter(lora: Lora) -> LoraConfig | None:
     """None: all parameters are trained."""

@@ -35,6 +35,8 @@ from common.adapters.replay import Replay
 from common.checkpoint import Checkpointer
 from common.config import Config
 
+__all__ = ["Resumable", "Subprocesses"]
+
 log = logging.getLogger(__name__)
 
 _PARTS = (ActionNoise, RunningMeanStd, StackedObservations)  # objects whose attributes are state

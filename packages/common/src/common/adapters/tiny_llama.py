@@ -8,6 +8,8 @@ from pathlib import Path
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+__all__ = ["save_tiny_llama"]
+
 SEED = 0  # of the initial weights
 _SPECIAL = ["[PAD]", "[UNK]", "[EOS]"]
 

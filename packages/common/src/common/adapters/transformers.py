@@ -45,6 +45,8 @@ from common.paths import fsync_path, sync_lines
 from common.preempt import Preempted
 from common.tracking import Tracker
 
+__all__ = ["Resumable", "arguments", "latest_checkpoint"]
+
 log = logging.getLogger(__name__)
 
 # Sums that TRL's trainers keep between two log lines, next to those of the Trainer itself; and, of GRPO, the number of
