@@ -70,6 +70,7 @@ def _name(line: str) -> str:
 
 
 def names(lines: list[str]) -> set[str]:
+    """The dotted names of an interface, without signatures."""
     return {_name(line) for line in lines}
 
 
@@ -98,7 +99,7 @@ def _only_more_options(old: str, new: str) -> bool:
     by_name = {one.name: one for one in after}
     kept = all(by_name.get(one.name) == one for one in before)
     more = [one for one in after if one.name not in {one.name for one in before}]
-    places, places_now = ([one.name for one in them if "positional" in one.kind.value] for them in (before, after))
+    places, places_now = ([one.name for one in them if "positional" in str(one.kind)] for them in (before, after))
     return kept and all(not one.required for one in more) and places_now[: len(places)] == places
 
 

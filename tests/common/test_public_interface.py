@@ -122,6 +122,7 @@ def test_lines_are_what_stands_in_all_with_signatures_defaults_and_fields(descri
         ("path: str, strict", "file: str, strict", "changed: def toy.load("),
         ("strict: bool = True", "strict: bool = False", "changed: def toy.load("),
         ("strict: bool = True", "strict: bool", "changed: def toy.load("),
+        ("strict: bool = True", "strict: bool = True, *, how: str", "changed: def toy.load("),
         ("path: str, strict", "path: str, how: str, strict", "changed: def toy.load("),
         ("path: str, strict: bool = True", "path: str, how: int = 1, strict: bool = True", "changed: def toy.load("),
         (") -> int", ") -> str", "changed: def toy.load("),
