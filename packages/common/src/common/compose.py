@@ -81,6 +81,8 @@ def explain(error: Exception, keys: list[str], presets: dict[str, list[str]]) ->
         if group is not None:
             wrong = error.missing_cfg_file.removeprefix(f"{group}/")
             return f"{group}={wrong}: no such preset. Valid: {', '.join(presets[group])}."
+    if match := re.match(r"In '([^']+)': \w+ raised while composing config:\s+(.+)", text):
+        return f"{match.group(1)}.yaml: {match.group(2).rstrip('.')}."
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match.group(1), keys)
     if match := re.search(r"Environment variable '([^']+)' not found", text + str(cause)):

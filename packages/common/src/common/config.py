@@ -11,6 +11,7 @@ from typing import Any, ClassVar, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from common.cluster import Site
 from common.errors import UserError
 
 __all__ = [
@@ -88,6 +89,7 @@ class Compute:
     setup: list[str] | None = None  # shell lines before srun, e.g. module load
     model_weights: str | None = None  # folder of models that the site shares, named by the last part of their hub id
     slurm: ComputeSlurm = field(default_factory=ComputeSlurm)
+    site: Site | None = None  # what the profile of the cluster says of it; null in a preset without one
 
     def __post_init__(self) -> None:
         if not self.executor:  # the launcher asks for a preset

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from common import attempts, compose, jobs, paths, slurm, sweep
-from common.config import Service, identity, require, to_typed
+from common.config import Service, identity, presets, require, to_typed
 from common.errors import UserError
 
 from ._options import additional_options
@@ -38,6 +38,9 @@ def check_point(cfg: DictConfig, index: int, overrides: list[str]) -> Run:
     for name in ("work_root", "work_dir"):
         cfg.paths[name] = os.path.abspath(os.path.expanduser(os.path.expandvars(cfg.paths[name])))
     compose.resolve(cfg)
+    for preset in presets(OmegaConf.get_type(cfg)):
+        if OmegaConf.select(cfg, preset) is not None:
+            OmegaConf.update(cfg, f"{preset}.site", None)  # its facts are resolved; they are none of the run's
     params: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     # lift the hydra node out instead of copying the rest: a sweep has many points
     with flag_override(cfg, ["struct", "no_deepcopy_set_nodes"], [False, True]):
