@@ -31,4 +31,5 @@ class Site:
     max_array_size: int | None = None  # one more than the jobs that one array may have (MaxArraySize)
     kill_wait_s: int | None = None  # seconds between TERM and KILL (KillWait): a preempted run saves in them
     preempt_send_user_signal: bool | None = None  # a preempted job is sent USR2 when its grace time begins
+    sacct: bool | None = None  # the site keeps accounts: an ended job is known for longer than some minutes
     free_gb: int | None = None  # GiB that should be free in the work root

@@ -194,14 +194,19 @@ def kill_wait_s() -> float:
     return float(_config("KillWait") or 30)
 
 
-def _config(name: str) -> str | None:
-    """The number that slurm.conf, as scontrol shows it, gives a name."""
+def configuration() -> dict[str, str]:
+    """slurm.conf as scontrol shows it, e.g. `{"KillWait": "30 sec"}`; empty where nobody can tell."""
     try:
         shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=5).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(rf"^{name}\s*=\s*(\d+)", shown, re.MULTILINE)
-    return match.group(1) if match else None
+        return {}
+    return dict(re.findall(r"^(\w+)\s*= (.*)$", shown, re.MULTILINE))
+
+
+def _config(name: str) -> str | None:
+    """The number that slurm.conf gives a name."""
+    match = re.match(r"\d+", configuration().get(name, ""))
+    return match.group() if match else None
 
 
 def node_address(node: str) -> str:

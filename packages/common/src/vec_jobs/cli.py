@@ -300,6 +300,29 @@ def drill(
     raise typer.Exit(0 if equal else 1)
 
 
+@app.command()
+def doctor(
+    cluster: Annotated[str | None, typer.Argument(help="name of a profile; the one that fits if left out")] = None,
+    write: Annotated[str | None, typer.Option("--write", metavar="NAME", help="draft a profile and presets")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where a cluster's profile and presets (configs/cluster, configs/compute) differ from the site at hand, and the
+    remedy of each; exit 1 if there is any."""
+    with _errors():
+        from vec_jobs import doctor, draft, profiles, site  # Hydra, which no other verb waits for
+
+        if write is not None:
+            if cluster is not None:
+                raise UserError(f"Give a name to --write, or a profile to compare ({cluster}), not both.")
+            files = draft.write(write, site.ask(), profiles.folder())
+            typer.echo(json.dumps([str(file) for file in files], indent=1) if as_json else draft.told(write, files))
+            return
+        diagnosis = doctor.diagnose(profiles.Configs(), site.ask(), cluster)
+        for line in [json.dumps(diagnosis.row(), indent=1)] if as_json else diagnosis.text():
+            typer.echo(line)
+    raise typer.Exit(1 if diagnosis.differences else 0)
+
+
 @contextmanager
 def _errors() -> Generator[None]:
     """One line for the user, exit code 1."""
