@@ -105,12 +105,7 @@ class Configs:
             self._user: Any = OmegaConf.to_object(self._compose([]).user)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(compose.explain(error, [], self._names)) from error
-        all_names = [(group, name) for group in ("cluster", "compute") for name in self._names.get(group, [])]
-        try:
-            self._compose(all_names)
-        except (HydraException, OmegaConfBaseException):  # one of them is wrong
-            for one in all_names:
-                self._compose_alone(one)
+        self._compose_all([("cluster", name) for name in self.clusters])
         self.unreadable: dict[str, str] = {}  # presets by name, and what is wrong with them
 
     @property
@@ -136,8 +131,10 @@ class Configs:
 
     def presets(self, profile: Profile) -> list[Preset]:
         """Those that name the profile's cluster. Those that cannot be composed are kept in `unreadable`."""
+        names = self._names.get("compute", [])
+        self._compose_all([("compute", name) for name in names])
         found: list[Preset] = []
-        for name in self._names.get("compute", []):
+        for name in names:
             composed = self._composed["compute", name]
             if isinstance(composed, DictConfig) and composed.cluster != profile.compute.cluster:
                 continue
@@ -161,11 +158,17 @@ class Configs:
         self._composed |= {(group, name): cfg[group][key] for (group, name), key in keys.items()}
         return cfg
 
-    def _compose_alone(self, one: tuple[str, str]) -> None:
+    def _compose_all(self, names: list[tuple[str, str]]) -> None:
+        """All of them at once, but for those that are wrong."""
         try:
-            self._compose([one])
+            self._compose(names)
         except (HydraException, OmegaConfBaseException) as error:
-            self._composed[one] = error
+            if len(names) == 1:
+                self._composed[names[0]] = error
+                return
+            wrong = [one for one in names if f"'{'/'.join(one)}'" in str(error)]  # "In 'compute/mine': ..."
+            for some in ([one for one in names if one not in wrong], wrong) if wrong else ([one] for one in names):
+                self._compose_all(some)
 
     def _typed(self, group: str, name: str) -> Compute:
         """
