@@ -21,7 +21,7 @@ from .runs import Runs
 
 pytestmark = pytest.mark.slurm
 
-PROFILE = "cluster/here.yaml"
+PROFILE = "cluster/mysite.yaml"
 
 
 def ask(*words: str) -> Result:
@@ -30,14 +30,14 @@ def ask(*words: str) -> Result:
 
 @pytest.fixture(scope="module")
 def drafted(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `--write here` makes of the test cluster, with a work root that is there."""
+    """What `--write mysite` makes of the test cluster, with a work root that is there."""
     folder = tmp_path_factory.mktemp("drafted")
     (folder / "scratch").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", slurm.env()["SLURM_CONF"])
         patch.setenv("VEC_CONFIG_DIR", str(folder))
         patch.setenv("SCRATCH", str(folder / "scratch"))
-        written = ask("--write", "here")
+        written = ask("--write", "mysite")
     assert written.exit_code == 0, written.output
     return folder
 
@@ -59,8 +59,8 @@ def configs(slurm: SlurmCluster, drafted: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_right_profile_is_found_by_its_partitions_and_nothing_is_wrong_with_it(configs: Path) -> None:
     told = ask()
     assert told.exit_code == 0, told.output
-    assert told.output == "here: the profile and its 17 presets agree with this site.\n"
-    told = ask("here", "--json")
+    assert told.output == "mysite: the profile and its 17 presets agree with this site.\n"
+    told = ask("mysite", "--json")
     assert told.exit_code == 0
     assert json.loads(told.output)["differences"] == []
 
@@ -78,7 +78,7 @@ class Plant(NamedTuple):
     line: str | None  # what stands in the line that the remedy names
 
 
-A40, H100 = "compute/here/a40_1x.yaml", "compute/here/h100_2x.yaml"
+A40, H100 = "compute/mysite/a40_1x.yaml", "compute/mysite/h100_2x.yaml"
 USER = "user:\n  slurm:\n    account: root\n    additional_parameters: {qos: fast}\n"
 PLANTS = {
     "a partition that is not there": Plant(
@@ -117,34 +117,34 @@ PLANTS = {
         PROFILE, "model_weights: null", "model_weights: /no/models", ["model weights", "/no/models"], "model_weights"
     ),
     "another name than its file's": Plant(
-        PROFILE, "cluster: here", "cluster: there", ["cluster", "there", "here"], "cluster: there"
+        PROFILE, "cluster: mysite", "cluster: there", ["cluster", "there", "mysite"], "cluster: there"
     ),
-    "a preset's partition": Plant(A40, "partition: a40", "partition: a41", ["here/a40_1x", "partition a41"], "a41"),
+    "a preset's partition": Plant(A40, "partition: a40", "partition: a41", ["mysite/a40_1x", "partition a41"], "a41"),
     "a preset's GPUs": Plant(
-        H100, "gpus_per_node: 2", "gpus_per_node: 9", ["here/h100_2x", "9 h100", "at most 8"], "gpus_per_node: 9"
+        H100, "gpus_per_node: 2", "gpus_per_node: 9", ["mysite/h100_2x", "9 h100", "at most 8"], "gpus_per_node: 9"
     ),
     "a preset's cores": Plant(
-        H100, "cpus_per_task: 6", "cpus_per_task: 25", ["here/h100_2x", "50 cores", "at most 48"], "cpus_per_task: 25"
+        H100, "cpus_per_task: 6", "cpus_per_task: 25", ["mysite/h100_2x", "50 cores", "at most 48"], "cpus_per_task: 25"
     ),
     "a preset's memory": Plant(
-        A40, "mem_gb: 42", "mem_gb: 172", ["here/a40_1x", "172 GiB", "at most 171"], "mem_gb: 172"
+        A40, "mem_gb: 42", "mem_gb: 172", ["mysite/a40_1x", "172 GiB", "at most 171"], "mem_gb: 172"
     ),
     "a preset's time limit": Plant(
         A40,
         "timeout_min: 60",
         "timeout_min: 10081",
-        ["here/a40_1x", "10081 min", "at most 10080"],
+        ["mysite/a40_1x", "10081 min", "at most 10080"],
         "timeout_min: 10081",
     ),
-    "a preset's nodes": Plant(A40, "nodes: 1", "nodes: 3", ["here/a40_1x", "3 such nodes", "at most 2"], "nodes: 3"),
+    "a preset's nodes": Plant(A40, "nodes: 1", "nodes: 3", ["mysite/a40_1x", "3 such nodes", "at most 2"], "nodes: 3"),
     "a preset's qos": Plant(
-        A40, "slurm:", "slurm:\n  qos: nope", ["qos of preset here/a40_1x", "nope", "fast, m2, normal"], "qos: nope"
+        A40, "slurm:", "slurm:\n  qos: nope", ["qos of preset mysite/a40_1x", "nope", "fast, m2, normal"], "qos: nope"
     ),
     "a preset with a wrong key": Plant(
-        A40, "mem_gb: 42", "memory: 42", ["preset here/a40_1x", "compute/here/a40_1x.yaml: Key 'memory'"], None
+        A40, "mem_gb: 42", "memory: 42", ["preset mysite/a40_1x", "compute/mysite/a40_1x.yaml: Key 'memory'"], None
     ),
     "a preset with a wrong value": Plant(
-        A40, "cpus_per_task: 8", "cpus_per_task: 0", ["preset here/a40_1x", "cpus_per_task must be at least 1"], None
+        A40, "cpus_per_task: 8", "cpus_per_task: 0", ["preset mysite/a40_1x", "cpus_per_task must be at least 1"], None
     ),
     "an account": Plant("user.yaml", "account: root", "account: nope", ["account", "nope", "root"], "account: nope"),
     "a qos": Plant("user.yaml", "qos: fast", "qos: nope", ["qos of user", "nope", "fast, m2, normal"], "qos: nope"),
@@ -154,13 +154,13 @@ PLANTS = {
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
 def test_a_planted_difference_is_named_with_its_remedy(configs: Path, plant: Plant) -> None:
     (configs / "user.yaml").write_text(USER)  # an account that root has from the start
-    for path in (configs / "compute/here").iterdir():
+    for path in (configs / "compute/mysite").iterdir():
         if path.stem not in ("a40_1x", "h100_2x", "a100_1x"):  # the others only take time
             path.unlink()
     file = configs / plant.file
     assert plant.old in file.read_text()
     file.write_text(file.read_text().replace(plant.old, plant.new, 1))
-    told = ask("here")
+    told = ask("mysite")
     assert told.exit_code == 1
     (line,) = [line for line in told.output.splitlines() if plant.told[0] in line]
     assert all(word in line for word in plant.told), line
@@ -200,17 +200,17 @@ def test_a_change_of_the_site_is_named(
     configs: Path, slurm: SlurmCluster, what: str, to: str, back: str, told: str
 ) -> None:
     with changed(slurm, what, to, back):
-        answer = ask("here", "--json")
+        answer = ask("mysite", "--json")
     assert answer.exit_code == 1
     (difference,) = json.loads(answer.output)["differences"]
     assert "a100" in difference["what"]
     with changed(slurm, what, to, back):
-        assert told in ask("here").output
-    assert ask("here").exit_code == 0
+        assert told in ask("mysite").output
+    assert ask("mysite").exit_code == 0
 
 
 def test_where_several_profiles_or_none_fit_it_must_be_named(configs: Path) -> None:
-    twin = (configs / PROFILE).read_text().replace("cluster: here", "cluster: twin")
+    twin = (configs / PROFILE).read_text().replace("cluster: mysite", "cluster: twin")
     (configs / "cluster/twin.yaml").write_text(twin)
     told = ask()
     assert told.exit_code == 1
@@ -223,20 +223,20 @@ def test_where_several_profiles_or_none_fit_it_must_be_named(configs: Path) -> N
 
 def test_a_draft_is_not_written_over_anything(configs: Path) -> None:
     before = (configs / PROFILE).read_text()
-    told = ask("--write", "here")
+    told = ask("--write", "mysite")
     assert told.exit_code == 1
     assert "is there already" in told.output
     (configs / PROFILE).unlink()
-    assert ask("--write", "here").exit_code == 1  # its presets are there
+    assert ask("--write", "mysite").exit_code == 1  # its presets are there
     assert not (configs / PROFILE).exists()
-    shutil.rmtree(configs / "compute/here")
-    told = ask("--write", "here")
+    shutil.rmtree(configs / "compute/mysite")
+    told = ask("--write", "mysite")
     assert told.exit_code == 0
     assert (configs / PROFILE).read_text() == before
-    assert told.output.splitlines()[-1] == "Then: vec-jobs doctor here"
+    assert told.output.splitlines()[-1] == "Then: vec-jobs doctor mysite"
 
 
-@pytest.mark.parametrize(("preset", "gpus"), [("here/cpu_1x", 0), ("here/a40_1x", 1)])
+@pytest.mark.parametrize(("preset", "gpus"), [("mysite/cpu_1x", 0), ("mysite/a40_1x", 1)])
 def test_a_job_runs_with_a_drafted_preset(configs: Path, submit: Callable[..., Runs], preset: str, gpus: int) -> None:
     one_step = ["trainer.num_epochs=1", "trainer.batch_size=1024", "trainer.log_every=1"]
     runs = submit("mlp.single", f"compute={preset}", *one_step)

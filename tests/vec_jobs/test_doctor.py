@@ -1,5 +1,6 @@
 """`vec-jobs doctor`, as far as it needs no Slurm: what it reads in the answers of one, and sites of other shapes."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,17 @@ def test_an_unknown_profile_is_told_with_those_there_are(site: Site, own: Path) 
         differences(site, "nope")
     with pytest.raises(UserError, match="Slurm calls it odd-one"):
         differences(site)
+
+
+def test_the_examples_of_the_guide_are_a_profile_and_a_preset_of_it(own: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs/guide/adding-a-cluster.md"
+    examples = re.findall(r"^```yaml\n(.*?)^```", guide.read_text(), re.MULTILINE | re.DOTALL)
+    for file, text in zip(("cluster/mysite.yaml", "compute/mysite/a100_2x.yaml"), examples, strict=True):
+        (own / file).parent.mkdir(parents=True)
+        (own / file).write_text(text)
+    configs = Configs()
+    (preset,) = configs.presets(configs.profile("mysite"))
+    assert (preset.name, preset.compute.gpu_memory_gb, configs.unreadable) == ("mysite/a100_2x", 80, {})
+    assert all(
+        hasattr(preset.compute.site, name) for name in re.findall(r"^\| `(\w+)` ", guide.read_text(), re.MULTILINE)
+    )
