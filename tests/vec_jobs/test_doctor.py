@@ -106,7 +106,8 @@ def test_a_draft_of_an_odd_site_agrees_with_it(site: Site, own: Path) -> None:
     presets = {str(file.stem) for file in written[1:]}
     assert presets == {"cpu_1x", "gpu_1x", "gpu_2x", "gpu_4x", "gpu_4x_2n", "h100_1g_10gb_1x", "h100_1g_10gb_2x",
                        "h100_1g_10gb_7x"}  # fmt: skip
-    diagnosis = doctor.diagnose(Configs(), site, None)  # found by its name, odd-one
+    (own / "cluster/twin.yaml").write_text((own / "cluster/odd_one.yaml").read_text())  # fits as well
+    diagnosis = doctor.diagnose(Configs(), site, None)  # but odd-one is Slurm's name
     assert diagnosis.text() == ["odd_one: the profile and its 8 presets agree with this site."]
     asked = {preset.name: preset.compute for preset in diagnosis.presets}
     mig = asked["odd_one/h100_1g_10gb_7x"]
