@@ -53,6 +53,13 @@ def configs(slurm: SlurmCluster, drafted: Path, tmp_path: Path, monkeypatch: pyt
     return folder
 
 
+def leave_three_presets(configs: Path) -> None:
+    """To compose the others would only take time."""
+    for path in (configs / "compute/mysite").iterdir():
+        if path.stem not in ("a40_1x", "h100_2x", "a100_1x"):
+            path.unlink()
+
+
 # ------------------------------------------------------------------------------------------------- a right profile
 
 
@@ -111,7 +118,7 @@ PLANTS = {
         PROFILE, "${oc.env:SCRATCH}", "/no/${oc.env:USER}", ["work root", "/no/alice", "mkdir -p"], "work_root"
     ),
     "a work root with too little space": Plant(
-        PROFILE, "site:", "site:\n  free_gb: 1000000000", ["work root", "1000000000 GiB", "vec-jobs clean"], None
+        PROFILE, "\nsite:", "\nsite:\n  free_gb: 1000000000", ["work root", "1000000000 GiB", "vec-jobs clean"], None
     ),
     "models that are not there": Plant(
         PROFILE, "model_weights: null", "model_weights: /no/models", ["model weights", "/no/models"], "model_weights"
@@ -154,9 +161,7 @@ PLANTS = {
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
 def test_a_planted_difference_is_named_with_its_remedy(configs: Path, plant: Plant) -> None:
     (configs / "user.yaml").write_text(USER)  # an account that root has from the start
-    for path in (configs / "compute/mysite").iterdir():
-        if path.stem not in ("a40_1x", "h100_2x", "a100_1x"):  # the others only take time
-            path.unlink()
+    leave_three_presets(configs)
     file = configs / plant.file
     assert plant.old in file.read_text()
     file.write_text(file.read_text().replace(plant.old, plant.new, 1))
@@ -199,14 +204,13 @@ def changed(slurm: SlurmCluster, what: str, to: str, back: str) -> Iterator[None
 def test_a_change_of_the_site_is_named(
     configs: Path, slurm: SlurmCluster, what: str, to: str, back: str, told: str
 ) -> None:
+    leave_three_presets(configs)
     with changed(slurm, what, to, back):
-        answer = ask("mysite", "--json")
+        answer = ask("mysite")
     assert answer.exit_code == 1
-    (difference,) = json.loads(answer.output)["differences"]
-    assert "a100" in difference["what"]
-    with changed(slurm, what, to, back):
-        assert told in ask("mysite").output
-    assert ask("mysite").exit_code == 0
+    (line,) = answer.output.splitlines()
+    assert told in line
+    assert "a100" in line
 
 
 def test_where_several_profiles_or_none_fit_it_must_be_named(configs: Path) -> None:

@@ -19,11 +19,12 @@ from vec_jobs.site import Nodes, Site
 class Difference:
     what: str  # it is about, e.g. "partition a40"
     ours: str  # what our files say
-    theirs: str  # what the site says
+    theirs: str  # what the site says; empty where ours is wrong in itself
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.what}: we say {self.ours}, the site says {self.theirs}. {self.remedy}."
+        found = f"we say {self.ours}, the site says {self.theirs}" if self.theirs else self.ours
+        return f"{self.what}: {found}. {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _named_partitions(profile: Profile) -> set[str]:
 def _name(profile: Profile) -> Iterator[Difference]:
     if profile.compute.cluster != profile.name:
         yield Difference(
-            "cluster", str(profile.compute.cluster), f"the file's name {profile.name}",
+            "cluster", f"{profile.compute.cluster} is not what the file is called, by which presets name it", "",
             f"Write cluster: {profile.name} at {profile.source.at('cluster')}",
         )  # fmt: skip
 
@@ -190,7 +191,7 @@ _MEANING = {
 
 
 def _unreadable(preset: str, why: str) -> Difference:
-    return Difference(f"preset {preset}", "a preset", "nothing", f"It cannot be composed: {why.rstrip('.')}")
+    return Difference(f"preset {preset}", f"it cannot be composed: {why.rstrip('.')}", "", "Mend it, or remove it")
 
 
 def _preset(preset: Preset, site: Site) -> Iterator[Difference]:
