@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from common.errors import UserError
 
+__all__ = ["NodeKind", "Site"]
+
 
 @dataclass
 class NodeKind:
