@@ -24,6 +24,8 @@ docs: $(UV)  ## renew the tables of fields in the packages' READMEs
 	$(RUN) python -m common.fields packages/*/README.md
 release: $(UV)  ## of a package, PKG=mlp: check, build, try, tag (PYTHON="3.11 3.12": on these)
 	@$(RUN) python -m tools.release $(PKG) $(PYTHON)
+site: $(UV)  ## the documentation as a website, in site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 lock: $(UV)  ## renew uv.lock and requirements.lock to the date in pyproject.toml
 	$(UV) lock --upgrade && $(UV) export --quiet --no-header --all-packages --no-emit-workspace --output-file requirements.lock
 slurm-up: slurm-installed  ## start a real Slurm on this host, to play with
@@ -39,4 +41,4 @@ slurm-installed:
 	@.ci/install-slurm
 screen-installed:
 	@.ci/install-screen
-.PHONY: help demo test test-unit test-slurm check fmt bench docs release lock slurm-up slurm-env slurm-down slurm-installed screen-installed
+.PHONY: help demo test test-unit test-slurm check fmt bench docs site release lock slurm-up slurm-env slurm-down slurm-installed screen-installed
