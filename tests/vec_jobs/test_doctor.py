@@ -18,6 +18,7 @@ from vec_jobs.site import Association, Nodes, Site, gpus, minutes, parse_associa
 LINES = [
     "batch*|up|infinite|128|257000|(null)|idle|10",
     "batch*|up|infinite|128|257000|(null)|mixed|2",
+    "test|up|1:00:00|40|385000|gpu:4(S:0-1)|idle|1",
     "24|up|1-00:00:00|40|385000|gpu:4(S:0-1)|allocated|1",
     "24|up|1-00:00:00|40|385000|gpu:4(S:0-1)|idle|1",
     "mig|up|30:00|64|512000|gpu:h100_1g.10gb:7(S:0)|idle|1",

@@ -98,6 +98,7 @@ def _kind(gpu: str | None, alike: list[Nodes]) -> Kind:
         of_shape[nodes.partition] = of_shape.get(nodes.partition, 0) + nodes.count
     gpus, cpus, memory_gb = frequent = max(counts, key=lambda one: max(counts[one].values()))
     chosen = [nodes for nodes in alike if shape(nodes) == frequent]
+    in_partition = counts[frequent]
     is_default = any(nodes.default for nodes in chosen)
     return Kind(
         name="cpu" if gpu is None else re.sub(r"\W+", "_", gpu.lower()) or "gpu",
@@ -105,9 +106,9 @@ def _kind(gpu: str | None, alike: list[Nodes]) -> Kind:
         gpus=gpus,
         cpus=cpus,
         memory_gb=memory_gb,
-        count=max(counts[frequent].values()),
+        count=max(in_partition.values()),
         partitions={nodes.partition: nodes.max_time_min for nodes in chosen},
-        partition=None if is_default else chosen[0].partition,
+        partition=None if is_default else max(in_partition, key=lambda name: in_partition[name]),
     )
 
 
