@@ -39,8 +39,9 @@ class Rule:
 
 RULES = [
     Rule(r".*", ELSEWHERE, where=r"docs/guide/writing-a-template\.md", by="tests/slurm/test_tutorial.py"),
+    Rule(r".*", ELSEWHERE, where=r"docs/guide/copying\.md", by="tests/vec_new"),
     Rule(r"vec-jobs doctor .*|.* compute=mysite/.*", ELSEWHERE, by="tests/slurm/test_doctor.py"),
-    Rule(r"vec-new .*|.*\b(my_task|my-project|audio)\b.*", ELSEWHERE, by="tests/vec_new"),  # what vec-new makes
+    Rule(r"vec-new .*", ELSEWHERE, by="tests/vec_new"),
     Rule(r"make release .*", ELSEWHERE, by="tests/test_release.py"),
     Rule(r"vec-jobs drill .*", ELSEWHERE, by="tests/vec_jobs/test_drill.py"),
     Rule(r"make slurm-(up|down)|eval \"\$\(make -s slurm-env\)\"", ELSEWHERE, by="tests/slurm/test_cluster.py"),
