@@ -37,10 +37,8 @@ def test_a_project_installs_from_wheels_runs_and_is_updated(
     assert locked["my-project"]["source"] == {"editable": "."}
     assert "1 passed" in run(project, project / ".venv/bin/pytest", "-q")
 
-    job = ["single", "compute=local", "trainer.num_epochs=1", "experiment_name=test"]
-    run(project, project / ".venv/bin/my_project-launch", *job, VEC_CONFIG_DIR=str(project / "configs"))
-    (code,) = (project / "vec_jobs/test/code").iterdir()  # of the project; `common` is installed
-    assert [path.name for path in code.iterdir()] == ["my_project"]
+    shown = run(project, project / ".venv/bin/my_project-launch", "single", "--cfg", "job", VEC_CONFIG_DIR="configs")
+    assert "template: my_project.single" in shown
 
     replace(project / "src/my_project/single/train.py", "nn.ReLU()", "nn.GELU()")
     commit_all(project)
