@@ -1,6 +1,8 @@
 """common.local: what a cluster's array does, on this machine; with a shell script instead of a training."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,3 +132,14 @@ def test_one_failed_rank_ends_the_others(tmp_path: Path, submit: Submit) -> None
 def test_setup_lines_come_first(tmp_path: Path, submit: Submit) -> None:
     job_ids = submit("[ \"$A\" = 'b c' ]", count=1, setup=["export A='b c'"])
     assert ended(tmp_path, job_ids) == ["COMPLETED"]
+
+
+def test_a_process_behind_a_long_path_of_python_is_seen_whatever_the_width_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "x" * 200, "common.local"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert local._runs(process.pid, "common.local")
+        assert process.stdin is not None
+        process.stdin.close()

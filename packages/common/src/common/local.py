@@ -164,7 +164,8 @@ def read_states(folder: str, base: str) -> dict[str, dict[str, Any]]:
 
 def _runs(pid: int, module: str) -> bool:
     """Whether the process is alive and runs that module of ours (a number may have been given to another)."""
-    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
+    # -ww: else $COLUMNS cuts the line, and behind a long path of Python the module is not seen
+    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
     return module in shown.stdout
 
 
