@@ -24,7 +24,7 @@ def test_the_snapshot_holds_a_package_and_what_it_needs_and_no_other(tmp_path: P
     digest = snapshot.take("mlp", tmp_path)
     assert digest is not None
     code = tmp_path / "code" / digest
-    assert {path.name for path in code.iterdir()} == {"common", "hydra_plugins", "vec_jobs", "mlp"}
+    assert {path.name for path in code.iterdir()} == {"common", "hydra_plugins", "vec_jobs", "vec_new", "mlp"}
     assert (code / "common" / "configs" / "_global.yaml").is_file()  # a symbolic link out of the package: its target
     assert not list(code.rglob("__pycache__"))
 
