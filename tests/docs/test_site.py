@@ -51,6 +51,7 @@ def article(site: Path, page: str) -> str:
     return html.partition("<article")[2].partition("</article>")[0]
 
 
+@pytest.mark.pages
 def test_every_page_is_shown_as_a_git_host_shows_it(site: Path) -> None:
     wrong: list[str] = []
     for page in pages.paths():
@@ -63,6 +64,7 @@ def test_every_page_is_shown_as_a_git_host_shows_it(site: Path) -> None:
     assert not wrong, "a list or block needs an empty line before it, or 4 spaces inside a list:\n" + "\n".join(wrong)
 
 
+@pytest.mark.pages
 def test_every_field_preset_and_verb_is_in_the_reference(site: Path) -> None:
     from common.config import CONFIGS
     from vec_jobs.cli import app
@@ -81,6 +83,7 @@ def test_every_field_preset_and_verb_is_in_the_reference(site: Path) -> None:
         assert f">{title}<" in reference["templates"]
 
 
+@pytest.mark.pages
 def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
     loads = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["']?(https?:)?//[^"' >]+""")
     for page in site.rglob("*.html"):

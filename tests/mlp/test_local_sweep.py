@@ -12,6 +12,8 @@ import pytest
 
 from common.paths import read_lines
 
+pytestmark = pytest.mark.learns  # two real runs in the background
+
 LINE = ["compute=local", "trainer.num_epochs=2", "trainer.learning_rate=1e-3,1e30", "user.slurm.account=a"]
 
 
