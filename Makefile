@@ -10,7 +10,7 @@ demo: $(UV)  ## a small sweep on this machine
 	$(RUN) --package mlp mlp-launch single compute=local trainer.hidden_dim=64,128 trainer.learning_rate=1e-2,1e-3 trainer.num_epochs=50
 test: $(UV) slurm-installed screen-installed  ## every test, the real Slurm's too; ARGS=--full repeats faults more often
 	$(RUN) pytest -m "not bench and not gpu" -n 3 --maxschedchunk=1 $(ARGS)
-test-unit: $(UV)  ## the tests that need no Slurm (under a minute)
+test-unit: $(UV)  ## the quick tests, without Slurm
 	$(RUN) pytest -n 2
 test-slurm: $(UV) slurm-installed  ## the fault matrix and the drills on a real Slurm
 	$(RUN) pytest --full -m slurm -n 3 --maxschedchunk=1 tests/slurm/test_faults.py tests/slurm/test_drill.py

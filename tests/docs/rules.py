@@ -57,6 +57,7 @@ RULES = [
     Rule(r"tensorboard --logdir .*", SLURM),
     Rule(r"wandb sync .*", PARSED, by="sends to wandb.ai; what it reads is tested in tests/common/test_tracking.py"),
     Rule(r"(squeue|scancel|scontrol|tail|ls) .*", SLURM),
+    Rule(r"pytest tests/.*", PARSED, by="a test itself"),
     Rule(r"(export|cd|mkdir) .*", HERE),
     Rule(r"(git clone|curl -LsSf|uv sync|uv tool install|tmux|pre-commit install|git push) ?.*", PARSED),
 ]

@@ -193,5 +193,5 @@ def statuses(work_root: Path) -> list[str]:
 @each(rules.PARSED)
 def test_the_reason_why_it_is_only_read_holds(command: Command) -> None:
     program = rules.after_uv(command.text).split()[0]
-    assert program in ("git", "curl", "tmux", "uv", "wandb", "pre-commit"), command
+    assert program in ("git", "curl", "tmux", "uv", "wandb", "pre-commit", "pytest"), command
     assert program in ("curl", "tmux") or shutil.which(program) or (BIN / program).exists(), command

@@ -20,7 +20,7 @@ LAUNCHES = [
     "compute=killarney/h100_1x --multirun",
 ]
 COMMANDS = [
-    "git clone", "uv sync", "--multirun", "tmux new-session", "squeue --me", "scancel <jobid>", "ls -1t ~/vec_jobs",
+    "curl -LsSf https://astral.sh/uv/install.sh", "git clone", "uv sync", "--multirun", "tmux new-session", "squeue --me", "scancel <jobid>", "ls -1t ~/vec_jobs",
     "tail -f ~/vec_jobs/", ".submitit/*/stdout*", "scancel --signal=USR1 <jobid>", "scontrol requeue",
     "job._interrupt(timeout=True)", "<template_pkg>.launch",
 ]  # fmt: skip
