@@ -149,6 +149,18 @@ def test_a_wrong_config_folder_of_ones_own_is_named(cli: Cli, work_root: Path, m
     assert "is not a folder" in message
 
 
+def test_a_config_that_is_no_yaml_is_told_with_its_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "compute").mkdir()
+    (tmp_path / "compute/mine.yaml").write_text("executor: slurm\nsetup: [module load\n")
+    monkeypatch.setenv("VEC_CONFIG_DIR", str(tmp_path))
+    answer = cli("compute=mine")
+    assert answer.code == 1
+    assert answer.err.startswith(f"Error: {tmp_path}/compute/mine.yaml:3: ")
+    assert len(answer.err.splitlines()) == 1
+
+
 def test_another_configuration_in_a_used_folder_is_refused_by_key(cli: Cli, work_root: Path) -> None:
     from common import sweep
 

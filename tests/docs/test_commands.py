@@ -159,6 +159,20 @@ def first_line(command: list[str]) -> str:
 
 
 @pytest.mark.pages
+@pytest.mark.parametrize(
+    "command",
+    [one for one in rules.ruled(rules.ELSEWHERE) if " vec-jobs drill " in one.text and "/single " in one.text],
+    ids=lambda one: f"{one.page}:{one.line}",
+)
+def test_drill_asks_for_what_the_template_has(command: Command, cli: Cli, tmp_path: Path) -> None:
+    """tests/vec_jobs/test_drill.py drills; here only that these overrides are some."""
+    _, _, template, *words = shlex.split(rules.after_uv(command.text))
+    overrides = [word for word in words if "=" in word]
+    done = cli(*overrides, f"paths.work_root={tmp_path}", "--dry-run", template=template.replace("/", "."))
+    assert done.code == 0, f"{command}\n{done.err}"
+
+
+@pytest.mark.pages
 @each(rules.LOCAL)
 def test_local_launch_completes(command: Command, tmp_path: Path) -> None:
     text = f"{rules.after_uv(command.text)} trainer.num_epochs=2 paths.work_root={shlex.quote(str(tmp_path))}"

@@ -20,9 +20,9 @@ LAUNCHES = [
     "compute=killarney/h100_1x --multirun",
 ]
 COMMANDS = [
-    "curl -LsSf https://astral.sh/uv/install.sh", "git clone", "uv sync", "--multirun", "tmux new-session", "squeue --me", "scancel <jobid>", "ls -1t ~/vec_jobs",
-    "tail -f ~/vec_jobs/", ".submitit/*/stdout*", "scancel --signal=USR1 <jobid>", "scontrol requeue",
-    "job._interrupt(timeout=True)", "<template_pkg>.launch",
+    "curl -LsSf https://astral.sh/uv/install.sh", "git clone", "uv sync", "--multirun", "tmux new-session",
+    "squeue --me", "scancel <jobid>", "ls -1t ~/vec_jobs", "tail -f ~/vec_jobs/", ".submitit/*/stdout*",
+    "scancel --signal=USR1 <jobid>", "scontrol requeue", "job._interrupt(timeout=True)", "<template_pkg>.launch",
 ]  # fmt: skip
 OPTIONS = [
     "compute=<cluster>/<preset>", "requeue=on", "requeue=off", "compute.mem_gb=32", "+key=value",

@@ -72,6 +72,15 @@ def test_a_right_profile_is_found_by_its_partitions_and_nothing_is_wrong_with_it
     assert json.loads(told.output)["differences"] == []
 
 
+@pytest.mark.parametrize("cluster", ["killarney", "bon_echo"])
+def test_our_own_profiles_are_compared_with_any_site(slurm: SlurmCluster, cluster: str, configs: Path) -> None:
+    told = ask(cluster, "--json")
+    assert told.exit_code == 1, told.output  # this site is not theirs
+    found = json.loads(told.output)
+    assert len(found["presets"]) >= 6
+    assert all(difference["remedy"] for difference in found["differences"])
+
+
 # ------------------------------------------------------------------------------------------------- what is planted
 
 

@@ -156,6 +156,63 @@ def test_a_wrong_profile_is_told_in_one_line(site: Site, own: Path) -> None:
     assert Configs().profile("killarney").compute.cluster == "killarney"  # the others are read all the same
 
 
+@pytest.mark.parametrize("file", ["cluster/other.yaml", "compute/mine.yaml", "user.yaml"])
+def test_a_file_that_is_no_yaml_is_told_with_its_line_and_spoils_nothing_else(site: Site, own: Path, file: str) -> None:
+    draft.write("odd_one", site, folder())
+    (own / file).write_text("executor: slurm\nsetup: [module load\n")
+    told = CliRunner().invoke(app, ["doctor", "odd_one"]) if file == "user.yaml" else None
+    try:
+        said = differences(site, "odd_one")
+    except UserError as error:
+        said = [str(error)]
+    assert told is None or "Traceback" not in told.output
+    assert (said == []) == (file == "cluster/other.yaml")
+    assert all(f"{own / file}:3: " in one and len(one.splitlines()) == 1 for one in said)
+
+
+def test_a_user_yaml_may_set_any_shared_field(site: Site, own: Path) -> None:
+    (own / "user.yaml").write_text("user: {slurm: {account: mine}}\npaths: {work_root: /elsewhere}\n")
+    draft.write("odd_one", site, folder())
+    assert differences(site, "odd_one") == []
+
+
+def test_types_of_gpus_that_are_numbers_or_differ_in_case_get_names_of_their_own(site: Site, own: Path) -> None:
+    more = ["test|up|1:00:00|40|385000|gpu:4090:2|idle|1", "test|up|1:00:00|40|385000|gpu:A100:2,gpu:a100:1|idle|1"]
+    odd = replace(site, nodes=[*site.nodes, *map(parse_nodes, more)])
+    written = {file.stem for file in draft.write("odd_one", odd, folder())}
+    assert {"gpu_4090_2x", "a100_2x", "a100_2_1x"} <= written
+    assert differences(odd, "odd_one") == []
+
+
+def test_presets_keep_to_the_default_partition_where_it_has_such_nodes(site: Site, own: Path) -> None:
+    gpus = ["debug*|up|30:00|40|385000|gpu:a100:4|idle|1", "long|up|infinite|40|385000|gpu:a100:4|idle|8"]
+    draft.write("odd_one", replace(site, nodes=[parse_nodes(line) for line in gpus]), folder())
+    assert not (own / "compute/odd_one/a100_4x_2n.yaml").exists()  # one node there
+    text = (own / "compute/odd_one/a100_1x.yaml").read_text()
+    assert "timeout_min: 30\n" in text
+    assert "partition" not in text
+
+
+def test_a_kind_without_nodes_and_a_profile_without_a_work_root_are_told(site: Site, own: Path) -> None:
+    profile, *_ = draft.write("odd_one", site, folder())
+    kind = "    gone:\n      cpus: 1\n      memory_gb: 1\n      partitions: {empty: null}\n"
+    text = "".join(line for line in profile.read_text().splitlines(True) if not line.startswith("work_root"))
+    profile.write_text(text + kind)
+    nodes, root = differences(site, "odd_one")
+    assert nodes.startswith("nodes gone: we say they are there, the site says no node in its partitions.")
+    assert root.startswith("work root: none is named. Name a folder that all nodes see at ")
+
+
+def test_an_account_and_a_qos_are_told_where_they_stand(site: Site, own: Path) -> None:
+    draft.write("odd_one", site, folder())
+    (own / "user.yaml").write_text(
+        "user:\n  slurm:\n    account: mine\n    additional_parameters:\n      account: other\n      qos: fast\n"
+    )
+    account, qos = differences(site, "odd_one")
+    assert account == "account: we say other, the site says yours are mine. Mend own/user.yaml:5."
+    assert qos == "qos of user: we say fast, the site says there are normal. Mend own/user.yaml:6."
+
+
 def test_an_unknown_profile_is_told_with_those_there_are(site: Site, own: Path) -> None:
     with pytest.raises(UserError, match=r"no profile cluster/nope.yaml. Known: bon_echo, killarney"):
         differences(site, "nope")

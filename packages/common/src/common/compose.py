@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -68,10 +69,12 @@ def explain(error: Exception, keys: list[str], presets: dict[str, list[str]]) ->
     """One line for a composition error: what is wrong, the nearest valid name, what to do.
 
     Args:
-        error: what Hydra or OmegaConf raised.
+        error: what Hydra, OmegaConf or YAML raised.
         keys: the valid keys, as `trainer.learning_rate`.
         presets: the valid options of each config group, as `{"compute": ["local", "killarney/l40s_1x"]}`.
     """
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}:{mark.line + 1}: {error.problem}."
     text = str(error)
     cause = error.__cause__
     if isinstance(error, OverrideParseException):

@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from common import attempts, compose, ownership, preempt, tracking
 from common.config import open_dicts, presets, to_typed
@@ -251,6 +252,8 @@ def _show(folder: Path, args: list[str]) -> None:
 def _one_line(error: Exception, template: str, args: list[str]) -> str:
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MarkedYAMLError):
+        return compose.explain(error, [], {})
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return f"{type(error).__name__}: {error} (this is a fault of ours, or of the system; --debug shows where)"
     keys, presets = _valid_names(template, args)

@@ -140,7 +140,10 @@ def _kind(profile: Profile, name: str, site: Site) -> Iterator[Difference]:
     here = [nodes for nodes in site.nodes if nodes.partition in kind.partitions and nodes.count]
     at = ("site", "nodes", name)
     if not here:
-        return  # its partitions are named already
+        if not kind.partitions or set(kind.partitions) & site.partitions:  # else they are named already
+            mend = f"Mend the partitions at {profile.source.at(*at, 'partitions')}, or remove the kind"
+            yield Difference(f"nodes {name}", "they are there", "no node in its partitions", mend)
+        return
     if not (such := [nodes for nodes in here if not kind.gpus or (kind.gpu_type or "") in _types(nodes, kind)]):
         others = sorted({gpu or "without a type" for nodes in here for gpu in nodes.gpus})
         yield Difference(
@@ -248,11 +251,12 @@ def _needs(compute: Compute) -> list[tuple[str, int, Callable[[Nodes], float]]]:
 
 
 def _account(user: User, file: Source, site: Site) -> Iterator[Difference]:
-    account = user.slurm.additional_parameters.get("account", user.slurm.account)
     if site.associations is None:
         return
+    more = user.slurm.additional_parameters  # wins over the field
+    account = more.get("account", user.slurm.account)
     yours = [one.account for one in site.associations]
-    at = file.at("user", "slurm", "account")
+    at = file.at("user", "slurm", *(["additional_parameters"] if "account" in more else []), "account")
     if account is not None and account not in yours:
         yield Difference("account", account, f"yours are {', '.join(yours) or 'none'}", f"Mend {at}")
     if account is None and not yours and site.needs_account:
@@ -262,8 +266,12 @@ def _account(user: User, file: Source, site: Site) -> Iterator[Difference]:
 
 
 def _qos(user: User, file: Source, presets: list[Preset], site: Site) -> Iterator[Difference]:
-    asked = [("user", user.slurm.additional_parameters.get("qos"), file.at("user", "slurm", "additional_parameters"))]
-    asked += [(f"preset {one.name}", one.compute.slurm.qos, one.at("slurm", "qos")) for one in presets]
+    more = user.slurm.additional_parameters  # wins over the presets, as theirs over their field
+    asked = [("user", more.get("qos"), file.at("user", "slurm", "additional_parameters", "qos"))]
+    for one in presets if "qos" not in more else []:
+        own = one.compute.slurm.additional_parameters
+        at = one.at("slurm", "additional_parameters", "qos") if "qos" in own else one.at("slurm", "qos")
+        asked.append((f"preset {one.name}", own.get("qos", one.compute.slurm.qos), at))
     mine = {qos for one in site.associations or [] for qos in one.qos}
     for what, qos, at in asked:
         if qos is None or site.qos is None:
@@ -279,7 +287,9 @@ def _folders(profile: Profile) -> Iterator[Difference]:
     compute, source = profile.compute, profile.source
     root = Path(os.path.expandvars(compute.work_root)).expanduser()
     at = source.at("work_root")
-    if not root.is_dir():
+    if not compute.work_root:
+        yield Difference("work root", "none is named", "", f"Name a folder that all nodes see at {at}")
+    elif not root.is_dir():
         yield Difference("work root", str(root), "no such folder", f"Make it (mkdir -p {root}), or mend {at}")
     elif not os.access(root, os.W_OK | os.X_OK):
         yield Difference("work root", str(root), "you may not write there", f"Mend {at}, or ask the site")

@@ -27,9 +27,10 @@ class Kind:
     gpus: int
     cpus: int
     memory_gb: int
-    count: int  # nodes of this shape in the partition that has most of them
     partitions: dict[str, int | None]  # time limits, minutes
-    partition: str | None  # that presets name; None: the site's default has such nodes
+    partition: str  # of the presets: the site's default where that has such nodes, else the one with most of them
+    is_default: bool  # presets need not name it
+    count: int  # nodes of this shape in it
 
 
 def write(name: str, site: Site, folder: Path) -> list[Path]:
@@ -85,10 +86,21 @@ def kinds_of(site: Site) -> list[Kind]:
         if nodes.usable and nodes.up and nodes.cpus and nodes.memory_gb:
             for gpu in nodes.gpus or [None]:
                 by_gpu.setdefault(gpu, []).append(nodes)
-    return [_kind(gpu, alike) for gpu, alike in by_gpu.items()]
+    kinds: list[Kind] = []
+    for gpu, alike in by_gpu.items():
+        name = _name(gpu)
+        same = sum(re.fullmatch(rf"{name}(_\d+)?", kind.name) is not None for kind in kinds)  # a100 and A100
+        kinds.append(_kind(f"{name}_{same + 1}" if same else name, gpu, alike))
+    return kinds
 
 
-def _kind(gpu: str | None, alike: list[Nodes]) -> Kind:
+def _name(gpu: str | None) -> str:
+    """Of a kind, and of its presets: a word that begins with a letter."""
+    word = "cpu" if gpu is None else re.sub(r"\W+", "_", gpu.lower()) or "gpu"
+    return word if word[0].isalpha() else f"gpu_{word}"  # 4090
+
+
+def _kind(name: str, gpu: str | None, alike: list[Nodes]) -> Kind:
     def shape(nodes: Nodes) -> tuple[int, int, int]:
         return (0 if gpu is None else nodes.gpus[gpu], nodes.cpus, nodes.memory_gb)
 
@@ -99,16 +111,18 @@ def _kind(gpu: str | None, alike: list[Nodes]) -> Kind:
     gpus, cpus, memory_gb = frequent = max(counts, key=lambda one: max(counts[one].values()))
     chosen = [nodes for nodes in alike if shape(nodes) == frequent]
     in_partition = counts[frequent]
-    is_default = any(nodes.default for nodes in chosen)
+    default = next((nodes.partition for nodes in chosen if nodes.default), None)
+    partition = default or max(in_partition, key=lambda one: in_partition[one])
     return Kind(
-        name="cpu" if gpu is None else re.sub(r"\W+", "_", gpu.lower()) or "gpu",
+        name=name,
         gpu_type=gpu or None,
         gpus=gpus,
         cpus=cpus,
         memory_gb=memory_gb,
-        count=max(in_partition.values()),
         partitions={nodes.partition: nodes.max_time_min for nodes in chosen},
-        partition=None if is_default else max(in_partition, key=lambda name: in_partition[name]),
+        partition=partition,
+        is_default=default is not None,
+        count=in_partition[partition],
     )
 
 
@@ -182,9 +196,8 @@ def _cpu_preset(cluster: str, kind: Kind) -> str:
 
 
 def _text(head: str, cluster: str, *lines: str, kind: Kind) -> str:
-    limit = kind.partitions[kind.partition] if kind.partition else None
-    timeout = f"timeout_min: {min(60, limit or 60)}"
-    partition = ["slurm:", f"  partition: {_yaml(kind.partition)}"] if kind.partition else []
+    timeout = f"timeout_min: {min(60, kind.partitions[kind.partition] or 60)}"
+    partition = [] if kind.is_default else ["slurm:", f"  partition: {_yaml(kind.partition)}"]
     defaults = ["defaults:", f"  - /cluster@_here_: {cluster}", "  - _self_", ""]
     return "\n".join([head, *defaults, *lines, timeout, *partition]) + "\n"
 

@@ -18,18 +18,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common import compose
 from common.cluster import Site
-from common.config import CONFIGS, Compute, User
+from common.config import CONFIGS, Compute, Config, User
 from common.errors import UserError
 
 
 @dataclass
-class _Composed:
-    """All profiles and presets side by side, so that Hydra composes once."""
+class _Composed(Config):
+    """All profiles and presets side by side, so that Hydra composes once; user.yaml may set any shared field."""
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", "user"])
-    user: User = field(default_factory=User)
-    cluster: dict[str, Compute] = field(default_factory=dict)
-    compute: dict[str, Compute] = field(default_factory=dict)
+    profiles: dict[str, Compute] = field(default_factory=dict)
+    presets: dict[str, Compute] = field(default_factory=dict)
+
+
+_SECTION = {"cluster": "profiles", "compute": "presets"}  # by config group
+_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what composing raises
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Configs:
         self._composed: dict[tuple[str, str], DictConfig | Exception] = {}
         try:
             self._user: Any = OmegaConf.to_object(self._compose([]).user)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _WRONG as error:
             raise UserError(compose.explain(error, [], self._names)) from error
         self._compose_all([("cluster", name) for name in self.clusters])
         self.unreadable: dict[str, str] = {}  # presets by name, and what is wrong with them
@@ -153,21 +156,25 @@ class Configs:
 
     def _compose(self, names: list[tuple[str, str]]) -> DictConfig:
         keys = {one: f"n{number}" for number, one in enumerate(names)}  # a name has slashes, a package has none
-        overrides = [f"+{group}@{group}.{key}={name}" for (group, name), key in keys.items()]
+        overrides = [f"+{group}@{_SECTION[group]}.{key}={name}" for (group, name), key in keys.items()]
         cfg = self._loader.load_configuration("doctor", overrides, RunMode.RUN)
-        self._composed |= {(group, name): cfg[group][key] for (group, name), key in keys.items()}
+        self._composed |= {(group, name): cfg[_SECTION[group]][key] for (group, name), key in keys.items()}
         return cfg
 
     def _compose_all(self, names: list[tuple[str, str]]) -> None:
         """All of them at once, but for those that are wrong."""
         try:
             self._compose(names)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _WRONG as error:
             if len(names) == 1:
                 self._composed[names[0]] = error
                 return
             wrong = [one for one in names if f"'{'/'.join(one)}'" in str(error)]  # "In 'compute/mine': ..."
-            for some in ([one for one in names if one not in wrong], wrong) if wrong else ([one] for one in names):
+            for some in (
+                ([one for one in names if one not in wrong], wrong)
+                if 0 < len(wrong) < len(names)
+                else ([one] for one in names)
+            ):
                 self._compose_all(some)
 
     def _typed(self, group: str, name: str) -> Compute:
@@ -180,7 +187,7 @@ class Configs:
             if isinstance(composed, Exception):
                 raise composed
             typed = OmegaConf.to_object(composed)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _WRONG as error:
             raise UserError(compose.explain(error, [], self._names)) from error
         assert isinstance(typed, Compute)
         return typed

@@ -1,4 +1,4 @@
-"""What Slurm says of the site at hand: one query of each command, for the doctor."""
+"""What Slurm says of the site at hand: a few queries, for the doctor."""
 
 import os
 import pwd
@@ -94,7 +94,7 @@ def ask() -> Site:
     with slurm.clean_environment():
         lines = _lines("sinfo", "-a", "-e", "-h", "-o", "%P|%a|%l|%c|%m|%G|%T|%D")
         config = slurm.configuration()
-        if lines is None or not config:
+        if not lines or not config:
             raise UserError("Slurm does not answer here (sinfo, scontrol show config): ask again later, or the site.")
         user = pwd.getpwuid(os.getuid()).pw_name  # $USER may say anything
         where = ["where", f"user={user}", f"cluster={config.get('ClusterName', '')}"]
