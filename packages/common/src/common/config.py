@@ -4,6 +4,7 @@ The dataclasses hold types, units and the checks that need no cluster; the value
 template's config.yaml. `__post_init__` runs for every point of a sweep before anything is submitted.
 """
 
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,20 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 CONFIGS = Path(__file__).parent / "configs"
+
+
+def own_configs() -> Path | None:
+    """The folder that $VEC_CONFIG_DIR names: what is in it goes before the packaged configurations.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    own = os.environ.get("VEC_CONFIG_DIR")
+    if not own:
+        return None
+    folder = Path(own).expanduser().resolve()
+    require(folder.is_dir(), f"VEC_CONFIG_DIR={own} is not a folder.")
+    return folder
 
 
 def require(condition: bool, sentence: str) -> None:

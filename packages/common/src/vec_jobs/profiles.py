@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common import compose
 from common.cluster import Site
-from common.config import CONFIGS, Compute, Config, User
+from common.config import CONFIGS, Compute, Config, User, own_configs
 from common.errors import UserError
 
 
@@ -199,15 +199,13 @@ def folder() -> Path:
     Raises:
         UserError: neither is there.
     """
-    own = os.environ.get("VEC_CONFIG_DIR")
-    if own:
-        return Path(own).expanduser().resolve()
+    if own := own_configs():
+        return own
     if not CONFIGS.is_symlink():  # of a wheel
         raise UserError("Name a folder for your own configurations: export VEC_CONFIG_DIR=<folder>.")
     return CONFIGS.resolve()
 
 
 def _find(name: str) -> Path:
-    own = os.environ.get("VEC_CONFIG_DIR")
-    folders = [Path(own).expanduser().resolve()] if own else []
-    return next(path for one in (*folders, CONFIGS.resolve()) if (path := one / name).exists())
+    own = own_configs()
+    return own / name if own and (own / name).exists() else CONFIGS.resolve() / name
