@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import re
 import shlex
 import signal
@@ -48,6 +49,8 @@ def known_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     root = logging.getLogger()
     log_handlers, level = list(root.handlers), root.level
     yield
+    for name in _LEAKS:  # what a command line in this process has set is not for a fixture of the next module
+        os.environ.pop(name, None)
     for sig, handler in handlers.items():
         signal.signal(sig, handler)
     root.handlers[:] = log_handlers
