@@ -92,10 +92,10 @@ class Plant(NamedTuple):
     new: str
     told: list[str]
     line: str | None  # what stands in the line that the remedy names
+    user: str = "user:\n  slurm:\n    account: root\n    additional_parameters: {qos: fast}\n"
 
 
 A40, H100 = "compute/mysite/a40_1x.yaml", "compute/mysite/h100_2x.yaml"
-USER = "user:\n  slurm:\n    account: root\n    additional_parameters: {qos: fast}\n"
 PLANTS = {
     "a partition that is not there": Plant(
         PROFILE,
@@ -154,7 +154,12 @@ PLANTS = {
     ),
     "a preset's nodes": Plant(A40, "nodes: 1", "nodes: 3", ["mysite/a40_1x", "3 such nodes", "at most 2"], "nodes: 3"),
     "a preset's qos": Plant(
-        A40, "slurm:", "slurm:\n  qos: nope", ["qos of preset mysite/a40_1x", "nope", "fast, m2, normal"], "qos: nope"
+        A40,
+        "slurm:",
+        "slurm:\n  qos: nope",
+        ["qos of preset mysite/a40_1x", "nope", "fast, m2, normal"],
+        "qos: nope",
+        user="user: {slurm: {account: root}}\n",  # the user's own qos would win
     ),
     "a preset with a wrong key": Plant(
         A40, "mem_gb: 42", "memory: 42", ["preset mysite/a40_1x", "compute/mysite/a40_1x.yaml: Key 'memory'"], None
@@ -169,7 +174,7 @@ PLANTS = {
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
 def test_a_planted_difference_is_named_with_its_remedy(configs: Path, plant: Plant) -> None:
-    (configs / "user.yaml").write_text(USER)  # an account that root has from the start
+    (configs / "user.yaml").write_text(plant.user)  # an account that root has from the start
     leave_three_presets(configs)
     file = configs / plant.file
     assert plant.old in file.read_text()
