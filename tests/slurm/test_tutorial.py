@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.vec_new.conftest import ROOT, clone_to
+
 from .cluster import SlurmCluster
 from .runs import Runs
 
 pytestmark = pytest.mark.slurm
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/guide/writing-a-template.md"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 PLAYING = ("make slurm-up", 'eval "$(make -s slurm-env)"')  # the fixture's Slurm is the one that make starts
@@ -33,8 +34,7 @@ def commands_and_files() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.minutes(2)
 def test_a_reader_of_the_tutorial_gets_a_preempted_run_that_resumed(slurm: SlurmCluster, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    clone = clone_to(tmp_path / "clone")
     env = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | slurm.env() | {"USER": "root"}
     runs = Runs(slurm, clone, "mlp.sine", "sine", ())
     refused = 0

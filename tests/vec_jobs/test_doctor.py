@@ -160,12 +160,10 @@ def test_a_wrong_profile_is_told_in_one_line(site: Site, own: Path) -> None:
 def test_a_file_that_is_no_yaml_is_told_with_its_line_and_spoils_nothing_else(site: Site, own: Path, file: str) -> None:
     draft.write("odd_one", site, folder())
     (own / file).write_text("executor: slurm\nsetup: [module load\n")
-    told = CliRunner().invoke(app, ["doctor", "odd_one"]) if file == "user.yaml" else None
     try:
         said = differences(site, "odd_one")
     except UserError as error:
         said = [str(error)]
-    assert told is None or "Traceback" not in told.output
     assert (said == []) == (file == "cluster/other.yaml")
     assert all(f"{own / file}:3: " in one and len(one.splitlines()) == 1 for one in said)
 
