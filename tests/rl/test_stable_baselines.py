@@ -15,6 +15,7 @@ import pytest
 import torch
 from omegaconf import open_dict
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.logger import Logger
 
 from common import preempt
 from common.adapters.gymnasium import Restorable, can_restore
@@ -283,6 +284,7 @@ def test_environments_in_processes_of_their_own_do_not_end_of_the_signals() -> N
 def test_a_save_writes_the_new_transitions_and_links_the_others(tmp_path: Path) -> None:
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=100, learning_starts=1000, seed=SEED)
     assert model.replay_buffer is not None
+    model.set_logger(Logger(None, []))  # SB3's own makes a folder beside the test's
     replay = Replay(model.replay_buffer)
     for step in (40, 80, 130):
         model.learn(step - model.num_timesteps, reset_num_timesteps=False)
