@@ -62,3 +62,7 @@ def test_data_among_the_code_is_refused_by_name(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"The code holds 101 MiB.*first .*src/weights.bin \(101 MiB\)"):
         snapshot.take("mine", tmp_path)
     assert not (tmp_path / "code").exists()
+    # what is not copied does not count either: Python renames files there while another process looks
+    (source / "__pycache__").mkdir()
+    (source / "weights.bin").rename(source / "__pycache__" / "weights.bin")
+    assert snapshot.take("mine", tmp_path) is not None

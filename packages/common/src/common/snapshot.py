@@ -108,7 +108,7 @@ def _canonical(name: str) -> str:
 
 
 def _check_size(folders: list[Path]) -> None:
-    sizes = {path: path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()}
+    sizes = {path: path.stat().st_size for folder in folders for path in _files(folder)}
     total_mb = sum(sizes.values()) / 2**20
     if total_mb > _LIMIT_MB:
         largest = max(sizes, key=lambda path: sizes[path])
