@@ -24,7 +24,7 @@ def kill_in_saves(out_dir: Path, children: ForkContext, times: int) -> tuple[int
         writer = children.Process(target=save_for_ever, args=(out_dir, theirs))
         writer.start()
         theirs.close()
-        assert ours.poll(20)  # it has committed once
+        assert ours.poll(120)  # it has committed once
         last = max(last, ours.recv())
         writer.join(draw.uniform(0, 0.03))  # a save takes about 10 ms
         assert writer.is_alive(), "it could not go on from what the last kill left"

@@ -73,7 +73,7 @@ def submit(tmp_path: Path) -> Submit:
 
 def ended(tmp_path: Path, job_ids: list[str]) -> list[str]:
     """The states of the runs, once all have ended."""
-    for _ in range(200):
+    for _ in range(2000):
         states = local.states(f"{tmp_path}/logs/%j", job_ids)
         if not any(state.live or state.state == "UNKNOWN" for state in states.values()):
             return [states[job_id].state for job_id in job_ids]
@@ -82,7 +82,8 @@ def ended(tmp_path: Path, job_ids: list[str]) -> list[str]:
 
 
 def test_no_more_runs_at_once_than_planned_and_each_runs_once(tmp_path: Path, submit: Submit) -> None:
-    job_ids = submit(f'sleep 0.2; echo "end $RUN $(date +%s%N)" >> {tmp_path}/seen', count=4, at_once=2)
+    second = f'[ $RUN = 0 ] && until grep -q "start 1" {tmp_path}/seen; do sleep 0.05; done'
+    job_ids = submit(f'{second}; sleep 0.2; echo "end $RUN $(date +%s%N)" >> {tmp_path}/seen', count=4, at_once=2)
     assert ended(tmp_path, job_ids) == ["COMPLETED"] * 4
     events = sorted((line.split() for line in (tmp_path / "seen").read_text().splitlines()), key=lambda e: int(e[2]))
     assert sorted(run for what, run, _ in events if what == "start") == ["0", "1", "2", "3"]
@@ -106,7 +107,7 @@ def test_an_exit_code_becomes_the_state_and_a_requeue_runs_again(tmp_path: Path,
 
 
 def test_a_time_limit_gives_notice_first(tmp_path: Path, submit: Submit) -> None:
-    job_ids = submit("trap 'exit 7' USR2; while :; do sleep 0.05; done", count=1, timeout_min=1, signal_delay_s=60)
+    job_ids = submit("trap 'exit 7' USR2; while :; do sleep 0.05; done", count=1, timeout_min=1, signal_delay_s=58)
     assert ended(tmp_path, job_ids) == ["FAILED"]
     assert local.states(f"{tmp_path}/logs/%j", job_ids)[job_ids[0]].exit_code == "7"
 

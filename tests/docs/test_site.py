@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.chromium import chromium
 from tests.docs import pages
 
 MKDOCS = str(Path(sys.executable).with_name("mkdocs"))
@@ -93,13 +95,17 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
 
 @pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    for word in ("--headless", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path="/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+    with chromium(1280, 900) as driver:
+        yield driver
+
+
+def first_hit_for(word: str) -> Callable[[webdriver.Chrome], str | None]:
+    def link(browser: webdriver.Chrome) -> str | None:
+        found = browser.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
+        links = [str(hit.get_attribute("href")) for hit in found if word in hit.text]
+        return next((link for link in links if f"h={word}" in link), None)
+
+    return link
 
 
 @pytest.mark.browser
@@ -111,10 +117,8 @@ def test_the_site_opened_from_a_file_is_searched_and_walked(site: Path, browser:
     box = browser.find_element(By.CSS_SELECTOR, "[data-md-component=search-query]")
     box.click()
     box.send_keys("save_every_min")
-    wait = WebDriverWait(browser, 20)
-    hit = wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, ".md-search-result__link"))
-    assert "save_every_min" in browser.find_element(By.CSS_SELECTOR, ".md-search-result__list").text
-    browser.get(str(hit.get_attribute("href")))
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])  # it searches at each key
+    browser.get(wait.until(first_hit_for("save_every_min")))
     assert "save_every_min" in browser.find_element(By.TAG_NAME, "article").text
 
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

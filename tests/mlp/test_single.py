@@ -182,17 +182,17 @@ def test_a_run_killed_anywhere_repeats_no_step_and_ends_as_the_uninterrupted_one
     tmp_path: Path, uninterrupted: Path, children: ForkContext
 ) -> None:
     draw = random.Random(SEED)
-    cfg = tiny(tmp_path, save_every_min=0.02 / 60)  # a checkpoint about every second step
+    cfg = tiny(tmp_path, save_every_min=0.06 / 60)  # a checkpoint about every second step
     metrics = tmp_path / "metrics.jsonl"
     kills = 0
     steps: list[int] = []
     while len(steps) < STEPS - 8:
-        victim = children.Process(target=train_slowly, args=(cfg, 0.01))
+        victim = children.Process(target=train_slowly, args=(cfg, 0.03))
         victim.start()
         killed_at = len(steps) + draw.randint(1, 6)
         while len(read_lines(metrics)) < killed_at and victim.is_alive():
             victim.join(0.002)
-        victim.join(draw.uniform(0, 0.02))
+        victim.join(draw.uniform(0, 0.06))
         victim.kill()
         victim.join()
         if victim.exitcode == 0:  # too late, on a busy machine

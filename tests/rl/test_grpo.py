@@ -62,13 +62,13 @@ def test_two_processes_share_the_completions(run: Callable[..., Path]) -> None:
 def test_a_server_that_goes_is_waited_for_and_the_run_saves_before_it_fails(
     launch: Callable[..., Any], tmp_path: Path
 ) -> None:
-    # it ends by itself after 30 requests, and there is no other
+    # it ends by itself after 30 requests, and there is no other; its start, with torch, takes up to 20 s
     mortal = SERVER.replace("'{port}'", "'{port}',30")
-    where = ["rollout=vllm_server", "rollout.compute=local", mortal, "rollout.wait_min=0.3"]
+    where = ["rollout=vllm_server", "rollout.compute=local", mortal, "rollout.wait_min=1"]
     done = launch(TEMPLATE, "assets=embedded", *where, *SHORT, "trainer.eval_steps=500", "trainer.save_steps=500")
     out_dir = tmp_path / "vec_jobs" / "test" / "0" / "outputs"
     assert done.returncode == 1
-    assert "no rollout server for 0.3 min (rollout.wait_min)" in done.stdout
+    assert "no rollout server for 1 min (rollout.wait_min)" in done.stdout
     steps = [line["step"] for line in read_lines(out_dir / "attempts.jsonl") if line["event"] == "save"]
     assert steps
     assert (out_dir / f"checkpoint-{steps[-1]}" / "manifest.json").exists()
@@ -166,9 +166,10 @@ def test_the_judge_is_asked_again_after_a_fault(fake_judge: str) -> None:
 
 
 def test_the_judge_is_not_asked_more_often_than_it_may_be(fake_judge: str) -> None:
+    begun = time.monotonic()
     judge_at(fake_judge, requests_per_min=300)(**{name: values * 3 for name, values in BATCH.items()})
-    pauses = [after - before for before, after in zip(FakeJudge.asked, FakeJudge.asked[1:], strict=False)]
-    assert min(pauses) > 0.1  # 0.2 s apart, as they are sent
+    assert len(FakeJudge.asked) == 6
+    assert all(at >= begun + 0.2 * place for place, at in enumerate(sorted(FakeJudge.asked)))  # 300 a minute
 
 
 def test_a_judge_that_is_down_is_named() -> None:

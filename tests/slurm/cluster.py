@@ -269,9 +269,9 @@ def leads_home(name: str) -> bool:
         return False
 
 
-def names_to_add(names: Iterable[str]) -> list[str]:
+def names_to_add(names: Iterable[str], lines: list[str]) -> list[str]:
     """Names that do not lead to 127.0.0.1, or do so only by another cluster's line, which may go first."""
-    lent = {word for line in HOSTS.read_text().splitlines() if "# vec-slurm" in line for word in line.split()}
+    lent = {word for line in lines if "# vec-slurm" in line for word in line.split()}
     return [name for name in names if name in lent or not leads_home(name)]
 
 
@@ -485,13 +485,17 @@ class SlurmCluster:
 
     def _name_nodes(self) -> None:
         """Let node names resolve: torch connects to MASTER_ADDR, which is the name of a node."""
-        names = names_to_add(NODES)
-        if not names:
-            return
-        line = f"127.0.0.1 {' '.join(names)} # vec-slurm {self._state['name']}"
-        self._state["hosts_line"] = line
-        self._write_state()
-        edit_hosts(lambda lines: [*lines, line])
+
+        def with_ours(lines: list[str]) -> list[str]:
+            names = names_to_add(NODES, lines)
+            if not names:
+                return lines
+            line = f"127.0.0.1 {' '.join(names)} # vec-slurm {self._state['name']}"
+            self._state["hosts_line"] = line
+            self._write_state()  # first: down() must know of it
+            return [*lines, line]
+
+        edit_hosts(with_ours)
 
     # -- files
 
@@ -625,6 +629,15 @@ class SlurmCluster:
                 child.wait()
         self._state["daemons"].remove(daemon)
         self._write_state()
+
+    def wait_saved(self, job_id: str) -> None:
+        """Until slurmctld has written to disk that this job runs: it does so within 5 s of a change, and one that is
+        killed before knows the job as it was (slurmctld(8), SIGUSR1; StateSaveLocation in slurm.conf(5))."""
+        begun = time.time()
+        self.run("scontrol", "update", f"jobid={job_id}", "Comment=saved", check=True)
+        file = self.home / "state" / "job_state"
+        if not wait_until(lambda: file.stat().st_mtime > begun, START_LIMIT_S):
+            raise ClusterError(f"slurmctld has not written {file}")
 
     def start_daemon(self, name: str) -> None:
         """slurmctld or slurmd-<node>, for the first time or again."""

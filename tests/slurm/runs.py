@@ -145,16 +145,10 @@ class Runs:
         if (self.work_dir / "sweep.json").exists():
             self.slurm.run("scancel", *{str(job_id).split("_")[0] for job_id in self.job_ids() if job_id})
 
-    def release_shared(self, index: int) -> None:
-        """The same for a job that several runs share."""
-        job_id = self.job_ids()[index].partition(".")[0]
-        pending = lambda: "PENDING" in self.slurm.run("squeue", "-h", "-j", job_id, "-o", "%T").stdout  # noqa: E731
-        self.wait_for(pending, f"the requeue of {job_id}", 0.2)
-        self.slurm.release(job_id)
-
     def release(self, index: int = 0) -> None:
-        """Start a run that has left and waits in the queue without the rest of the hold, unless it runs already."""
-        job_id = self.job_ids()[index]
+        """Start a run that has left and waits in the queue without the rest of the hold, unless it runs already; of a
+        job that several runs share, all."""
+        job_id = self.job_ids()[index].partition(".")[0]
         left = sum(end["reason"] != "completed" for end in self.attempts("end", index))
 
         def queued() -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from . import cluster as module
 from .cluster import HOSTS, ClusterError, SlurmCluster, listens, process_table, wait_until
+from .runs import LIMIT_S
 
 pytestmark = pytest.mark.slurm
 
@@ -22,7 +23,7 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip()
 
 
-def wait_for_text(file: Path, text: str, limit_s: float = 30) -> None:
+def wait_for_text(file: Path, text: str, limit_s: float = LIMIT_S) -> None:
     assert wait_until(lambda: file.exists() and text in file.read_text(), limit_s), (
         f"no {text!r} in {file.name}: {file.read_text() if file.exists() else 'no such file'}"
     )
@@ -94,7 +95,7 @@ def test_sacct_tells_the_end_of_each_task_of_an_array(slurm: SlurmCluster, tmp_p
     assert done.returncode == 2  # --wait gives back the highest exit code
     job = done.stdout.strip()
     ends = ["COMPLETED", "FAILED", "FAILED"]
-    assert wait_until(lambda: sorted(states(slurm, job)) == ends, 10), states(slurm, job)
+    assert wait_until(lambda: sorted(states(slurm, job)) == ends, LIMIT_S), states(slurm, job)
 
 
 def test_a_job_without_an_environment_can_requeue_itself(slurm: SlurmCluster, tmp_path: Path) -> None:

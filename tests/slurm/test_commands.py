@@ -17,7 +17,7 @@ from tests.docs.pages import Command
 from tests.docs.test_commands import each
 
 from .cluster import SlurmCluster, wait_until
-from .runs import Runs
+from .runs import LIMIT_S, Runs
 
 pytestmark = pytest.mark.slurm
 
@@ -75,7 +75,7 @@ def test_command_about_a_job(slurm: SlurmCluster, finished: Runs, command: Comma
         submitted = slurm.run("sbatch", "--parsable", "--requeue", "--output=/dev/null", "--wrap", "sleep 300")
         job = submitted.stdout.strip()
         running = lambda: "RUNNING" in slurm.run("squeue", "-h", "-j", job, "-o", "%T").stdout  # noqa: E731
-        assert wait_until(running, 60, 0.2)
+        assert wait_until(running, LIMIT_S, 0.2)
         text = text.replace("<job id>", job)
     done = typed(text, slurm, finished.work_root)
     if "<job id>" in command.text:

@@ -6,6 +6,7 @@ ones that a user meets. Row 14 is about ranks, rows 5 and 16 about one rank of s
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -92,7 +93,8 @@ def test_row_03_stopped_by_its_time_limit_loses_no_step(
 ) -> None:
     # Slurm looks at time limits every 30 s: until it sends the notice the run is frozen at a step drawn at random. The
     # notice may also come before that step, on a loaded machine even before the run trains: that is a stop like others.
-    runs = submit(template, *settings(template), "compute.timeout_min=1", "requeue.signal_delay_s=40")
+    # A longer lead could let it come before the run's process is there: it sends it up to 30 s early.
+    runs = submit(template, *settings(template), "compute.timeout_min=1", "requeue.signal_delay_s=20")
     stops = 0
 
     def stopped() -> bool:
@@ -342,18 +344,14 @@ def test_row_12_a_full_disk_is_a_warning_in_between_and_a_failure_at_the_end(
         runs.submit()
         runs.wait_for(lambda: len(runs.checkpoints()) == 2, "two checkpoints")
         filler = runs.out_dir() / "filler"
-        with pytest.raises(OSError, match="No space left"):
-            fill(filler)
-        runs.wait_for(lambda: "could not save step" in runs.logs(), "the warning")
+        runs.wait_for(lambda: fill(filler) and "could not save step" in runs.logs(), "the warning")
         assert "[Errno 28] No space left on device" in runs.logs()
         old = runs.checkpoints()
         assert len(old) == 2
         filler.unlink()
         runs.wait_for(lambda: runs.checkpoints()[-1] > old[-1], "a new checkpoint, now that there is room")
 
-        with pytest.raises(OSError, match="No space left"):
-            fill(filler)
-        runs.wait_state("FAILED", "COMPLETED")
+        runs.wait_for(lambda: fill(filler) and runs.state() in ("FAILED", "COMPLETED"), "the end")
         assert runs.state() == "FAILED", "its last checkpoint has no room"
         assert len(runs.checkpoints()) == 2
         assert not list(runs.out_dir().glob(".checkpoint-*")), "temporary files are left"
@@ -390,10 +388,14 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+def fill(path: Path) -> bool:
+    """Until there is no room; again and again, for a run that deletes an old checkpoint makes some. Always true."""
+    with path.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            return error.errno == errno.ENOSPC
 
 
 @TEMPLATES
@@ -455,7 +457,7 @@ def test_row_15_the_newest_checkpoint_is_the_one_of_the_highest_step(template: s
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_row_16_a_rank_that_hangs_ends_the_run_failed_and_is_named(submit: Submit, rank: int) -> None:
-    runs = submit("mlp.ddp", *settings("mlp.ddp"), ENDLESS, "compute.rank_timeout_min=0.1")
+    runs = submit("mlp.ddp", *settings("mlp.ddp"), ENDLESS, "compute.rank_timeout_min=0.3")
     train_until(runs, 1, 20)
     os.kill(runs.task_pids()[rank], signal.SIGSTOP)
     runs.wait_state("FAILED", "COMPLETED", "TIMEOUT")
@@ -585,6 +587,7 @@ def test_row_21_slurmctld_may_die_and_come_back_while_runs_train_and_save(
 ) -> None:
     runs = submit(template, *settings(template), ENDLESS)
     train_until(runs, 1, 50)
+    slurm.wait_saved(runs.job_ids()[0])
     slurm.kill_daemon("slurmctld")
     at = runs.step()
     saved = len(runs.attempts("save"))

@@ -18,7 +18,7 @@ import pytest
 from common.slurm import _squeue, states
 
 from .cluster import SlurmCluster, wait_until
-from .runs import Runs, launch
+from .runs import LIMIT_S, Runs, launch
 
 pytestmark = pytest.mark.slurm
 
@@ -26,7 +26,7 @@ Submit = Callable[..., Runs]
 
 SMALL = ["compute=killarney/l40s_1x", "compute.mem_gb=4", "compute.cpus_per_task=1"]
 ENDLESS = [*SMALL, "trainer.num_epochs=100000", "trainer.log_every=10"]
-SHORT = ["compute.timeout_min=2", "requeue.signal_delay_s=110"]
+SHORT = ["compute.timeout_min=2", "requeue.signal_delay_s=80"]  # notice after 10 to 40 s: it comes 30 s early
 
 
 @pytest.mark.parametrize("form", ["console script", "python -m"])
@@ -71,7 +71,6 @@ def test_folders_are_those_of_the_seed(submit: Submit) -> None:
 
 
 def test_run_out_of_timeouts_ends_failed_and_says_so(submit: Submit) -> None:
-    # a lead almost as long as the limit: Slurm sends the notice the next time it looks at the clock
     runs = submit("mlp.single", *ENDLESS, "requeue.max_num_timeout=1", *SHORT)
     runs.wait_attempts(1, "requeue")
     runs.release()
@@ -175,9 +174,7 @@ def test_submission_from_inside_a_job_inherits_none_of_its_resources(slurm: Slur
     runs = Runs(slurm, tmp_path, "mlp.ddp", "nested", ())
     sweep = runs.work_dir / "sweep.json"
     runs_exist = lambda: sweep.exists() and runs.job_ids()[0] is not None  # noqa: E731
-    from .cluster import wait_until
-
-    assert wait_until(runs_exist, 60), (tmp_path / "outer.log").read_text()
+    assert wait_until(runs_exist, LIMIT_S), (tmp_path / "outer.log").read_text()
     runs.wait_state("COMPLETED", "FAILED")
     assert runs.state() == "COMPLETED", runs.logs()
     shown = slurm.run("sacct", "-n", "-P", "-X", "-o", "AllocCPUS,ReqMem", "-j", runs.job_ids()[0]).stdout
@@ -271,7 +268,7 @@ def test_each_of_many_waiting_tasks_is_known_though_slurm_cuts_long_lists(
     for name, value in slurm.env().items():
         monkeypatch.setenv(name, value)
     ids = [f"{job}_{task}" for task in tasks]
-    wait_until(lambda: states(ids)[ids[0]].state == "PENDING", 30)  # the accounts lag behind by seconds
+    assert wait_until(lambda: states(ids)[ids[0]].state == "PENDING", LIMIT_S)  # the accounts lag behind by seconds
     for answer in (states(ids), _squeue(ids)):
         assert {job_id: state.state for job_id, state in answer.items()} == dict.fromkeys(ids, "PENDING")
     slurm.run("scancel", job)

@@ -69,7 +69,8 @@ def wait_end(runs: Runs) -> None:
     job_id = server_job(runs)
     runs.wait_for(lambda: state_of(runs, job_id) not in ("RUNNING", "PENDING"), "the server's end", ASK_SLURM_EVERY_S)
     assert state_of(runs, job_id) == "COMPLETED"
-    assert runs.slurm.run("squeue", "-h").stdout == ""  # nothing is left behind
+    gone = lambda: runs.slurm.run("squeue", "-h").stdout == ""  # noqa: E731
+    runs.wait_for(gone, "an empty queue: nothing is left behind", ASK_SLURM_EVERY_S)
 
 
 @pytest.mark.minutes(5)

@@ -52,7 +52,7 @@ def test_runs_that_share_a_job_are_preempted_resume_and_end_as_if_alone(submit: 
     for index in range(SEEDS):
         at_once.wait_attempts(1, "end", index)
     for index in (0, 2):
-        at_once.release_shared(index)
+        at_once.release(index)
     wait_all(at_once)
 
     in_turn = submit("mlp.single", *TRAINING, name="in turn")
@@ -60,7 +60,7 @@ def test_runs_that_share_a_job_are_preempted_resume_and_end_as_if_alone(submit: 
     assert [row["state"] for row in rows(in_turn)][:2] == ["RUNNING", "PENDING"]
     in_turn.slurm.run("scancel", "--signal=USR2", in_turn.job_ids()[0].partition(".")[0])
     in_turn.wait_attempts(1, "requeue")
-    in_turn.release_shared(0)
+    in_turn.release(0)
     wait_all(in_turn)
 
     for runs in (at_once, in_turn):

@@ -1,9 +1,9 @@
 """`vec-jobs clean`, on real checkpoint folders (common.storage) of runs that were not trained."""
 
+import contextlib
 import json
 import os
 import random
-import signal
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -157,6 +157,15 @@ def test_a_run_that_starts_meanwhile_waits_and_is_not_refused(ended: Path, child
     run.join()
 
 
+def in_the_middle(folder: Path) -> bool:
+    """Whether a checkpoint, of 41 files, is removed in part."""
+    for hidden in folder.glob("*/outputs/.removed-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if len(list(hidden.iterdir())) < 41:
+                return True
+    return False
+
+
 def clean_when_told(folder: Path, connection: Connection) -> None:
     cleaning = Cleaning(runs.look(folder, Sweep(folder).submissions))
     connection.send("looked")
@@ -193,14 +202,15 @@ def test_killed_at_any_moment_it_leaves_whole_checkpoints_and_the_next_time_take
         child.start()
         assert ours.recv() == "looked"
         time.sleep(draw.uniform(0.0, whole_s))
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
+        while child.is_alive() and not in_the_middle(folder):
+            pass
+        child.kill()
         child.join()
         for out_dir in outs:
             assert (out_dir / "checkpoint-3").exists()
             for checkpoint in out_dir.glob("checkpoint-*"):
                 assert storage.verify(checkpoint) is None, checkpoint
-        in_part += any(len(list(hidden.iterdir())) < 41 for hidden in folder.glob("*/outputs/.removed-*"))
+        in_part += in_the_middle(folder)
         if in_part == 3:
             break
     assert in_part == 3, "too few kills came in the middle"

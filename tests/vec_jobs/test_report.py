@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from common import attempts, sweep
 from common.errors import UserError
+from tests.chromium import chromium
 from tests.conftest import SEED
 from vec_jobs.charts import learning_curves
 from vec_jobs.facts import curves, gather
@@ -219,18 +218,8 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) ->
 
 @pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium, without a window, that writes down what it asks the network for."""
-    with tempfile.TemporaryDirectory(prefix="chromium.") as folder:  # short: a socket's path has 107 characters at most
-        options = webdriver.ChromeOptions()
-        options.binary_location = "/usr/bin/chromium"
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,2600"):
-            options.add_argument(f"--{argument}")
-        options.add_argument(f"--user-data-dir={folder}/profile")
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        service = webdriver.ChromeService("/usr/bin/chromedriver", env=os.environ | {"TMPDIR": folder})
-        driver = webdriver.Chrome(options, service)
+    with chromium(1200, 2600) as driver:
         yield driver
-        driver.quit()
 
 
 def cells(browser: webdriver.Chrome, column: int) -> list[str]:

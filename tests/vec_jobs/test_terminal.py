@@ -36,6 +36,11 @@ class Terminal:
     def press(self, *keys: str) -> None:
         subprocess.run([*self._tmux, "send-keys", *keys], check=True)
 
+    def press_when(self, wanted: str, *keys: str) -> None:
+        """As soon as a program prints this, however busy the test is."""
+        react = f"grep -qm1 {shlex.quote(wanted)} && {shlex.join([*self._tmux, 'send-keys', *keys])}"
+        subprocess.run([*self._tmux, "pipe-pane", react], check=True)
+
     def type(self, *words: str) -> None:
         self.press("-l", shlex.join(words))
         self.press("Enter")
@@ -113,8 +118,7 @@ def test_ctrl_c_leaves_the_live_table_and_twice_it_offers_to_cancel(terminal: Te
     terminal.type("clear")
     terminal.type(*launch, *long)
     wait_until(lambda: len(events(folder, "resume")) == 2)
-    terminal.press("C-c")
-    terminal.wait("Detached; the runs go on.")
+    terminal.press_when("Detached; the runs go on.", "C-c")  # within a second
     terminal.press("C-c")
     terminal.wait(r"Cancel the 3 run\(s\)\?")
     terminal.press("y", "Enter")
