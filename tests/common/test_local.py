@@ -82,8 +82,8 @@ def ended(tmp_path: Path, job_ids: list[str]) -> list[str]:
 
 
 def test_no_more_runs_at_once_than_planned_and_each_runs_once(tmp_path: Path, submit: Submit) -> None:
-    second = f'[ $RUN = 0 ] && until grep -q "start 1" {tmp_path}/seen; do sleep 0.05; done'
-    job_ids = submit(f'{second}; sleep 0.2; echo "end $RUN $(date +%s%N)" >> {tmp_path}/seen', count=4, at_once=2)
+    overlap = f'[ $RUN = 0 ] && until grep -q "start 1" {tmp_path}/seen; do sleep 0.05; done'
+    job_ids = submit(f'{overlap}; sleep 0.2; echo "end $RUN $(date +%s%N)" >> {tmp_path}/seen', count=4, at_once=2)
     assert ended(tmp_path, job_ids) == ["COMPLETED"] * 4
     events = sorted((line.split() for line in (tmp_path / "seen").read_text().splitlines()), key=lambda e: int(e[2]))
     assert sorted(run for what, run, _ in events if what == "start") == ["0", "1", "2", "3"]

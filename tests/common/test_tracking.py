@@ -210,7 +210,7 @@ def test_a_run_that_is_stopped_and_killed_is_one_run_of_wandb_with_each_step_onc
         if sig == signal.SIGKILL:
             wait_for(lambda: run.state() == "FAILED", "the end of the killed run")
             run.submit()
-        wait_for(lambda pid=pid: services(pid) == [], "the end of wandb's process", seconds=60)
+        wait_for(lambda pid=pid: services(pid) == [], "the end of wandb's process")
     wait_for(lambda: run.state() == "COMPLETED", "the end")
 
     found = records(run.out_dir)

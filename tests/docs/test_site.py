@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,15 +99,6 @@ def browser() -> Iterator[webdriver.Chrome]:
         yield driver
 
 
-def first_hit_for(word: str) -> Callable[[webdriver.Chrome], str | None]:
-    def link(browser: webdriver.Chrome) -> str | None:
-        found = browser.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
-        links = [str(hit.get_attribute("href")) for hit in found if word in hit.text]
-        return next((link for link in links if f"h={word}" in link), None)
-
-    return link
-
-
 @pytest.mark.browser
 def test_the_site_opened_from_a_file_is_searched_and_walked(site: Path, browser: webdriver.Chrome) -> None:
     browser.get((site / "index.html").as_uri())
@@ -117,8 +108,13 @@ def test_the_site_opened_from_a_file_is_searched_and_walked(site: Path, browser:
     box = browser.find_element(By.CSS_SELECTOR, "[data-md-component=search-query]")
     box.click()
     box.send_keys("save_every_min")
-    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])  # it searches at each key
-    browser.get(wait.until(first_hit_for("save_every_min")))
+
+    def first_hit(browser: webdriver.Chrome) -> str | None:
+        """Its link, once the whole word has been searched for: there are hits after each key, and then others."""
+        hits = browser.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
+        return next((hit.get_attribute("href") for hit in hits if "save_every_min" in hit.text), None)
+
+    browser.get(WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(first_hit))
     assert "save_every_min" in browser.find_element(By.TAG_NAME, "article").text
 
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

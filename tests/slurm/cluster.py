@@ -631,8 +631,8 @@ class SlurmCluster:
         self._write_state()
 
     def wait_saved(self, job_id: str) -> None:
-        """Until slurmctld has written to disk that this job runs: it does so within 5 s of a change, and one that is
-        killed before knows the job as it was (slurmctld(8), SIGUSR1; StateSaveLocation in slurm.conf(5))."""
+        """Until slurmctld has written to disk that this job runs: it does so up to 5 s after a change (SAVE_MAX_WAIT
+        in its state_save.c), and one that is killed before then comes back with the job as it was."""
         begun = time.time()
         self.run("scontrol", "update", f"jobid={job_id}", "Comment=saved", check=True)
         file = self.home / "state" / "job_state"

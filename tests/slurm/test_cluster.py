@@ -23,8 +23,8 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip()
 
 
-def wait_for_text(file: Path, text: str, limit_s: float = LIMIT_S) -> None:
-    assert wait_until(lambda: file.exists() and text in file.read_text(), limit_s), (
+def wait_for_text(file: Path, text: str) -> None:
+    assert wait_until(lambda: file.exists() and text in file.read_text(), LIMIT_S), (
         f"no {text!r} in {file.name}: {file.read_text() if file.exists() else 'no such file'}"
     )
 

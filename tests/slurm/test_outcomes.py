@@ -26,7 +26,7 @@ Submit = Callable[..., Runs]
 
 SMALL = ["compute=killarney/l40s_1x", "compute.mem_gb=4", "compute.cpus_per_task=1"]
 ENDLESS = [*SMALL, "trainer.num_epochs=100000", "trainer.log_every=10"]
-SHORT = ["compute.timeout_min=2", "requeue.signal_delay_s=80"]  # notice after 10 to 40 s: it comes 30 s early
+SHORT = ["compute.timeout_min=2", "requeue.signal_delay_s=80"]  # not longer: row 3 in test_faults.py
 
 
 @pytest.mark.parametrize("form", ["console script", "python -m"])

@@ -211,12 +211,13 @@ def test_killed_at_any_moment_it_leaves_whole_checkpoints_and_the_next_time_take
             for checkpoint in out_dir.glob("checkpoint-*"):
                 assert storage.verify(checkpoint) is None, checkpoint
         in_part += in_the_middle(folder)
+        Cleaning(runs.look(folder, Sweep(folder).submissions)).remove()
+        for out_dir in outs:
+            left = [path.name for path in out_dir.iterdir() if "checkpoint" in path.name]
+            assert left == ["checkpoint-3"]
         if in_part == 3:
             break
     assert in_part == 3, "too few kills came in the middle"
-    Cleaning(runs.look(folder, Sweep(folder).submissions)).remove()
-    for out_dir in outs:
-        assert [path.name for path in out_dir.iterdir() if "checkpoint" in path.name] == ["checkpoint-3"]
 
 
 def test_a_file_that_the_newest_checkpoint_shares_counts_for_nothing(rows: Rows, ended: Path) -> None:
