@@ -57,9 +57,21 @@ def launcher(work_root: Path, name: str) -> ForkProcess:
     return process
 
 
-def submission_begins(work_root: Path, name: str) -> float:
-    """Wait until all is checked and the sweep gets its folder; the moment."""
-    assert wait_until((work_root / "vec_jobs" / name).exists, 60, 0.002)
+# What a submission leaves in its folder, in this order: the folder, for which all has been checked; what will be asked
+# for; a batch script, with which sbatch is called; the call of its jobs, now on hold; the jobs' ids; their release.
+STAGES: list[Callable[[Path], bool]] = [
+    lambda folder: folder.exists(),
+    lambda folder: (folder / sweep.SWEEP_FILE).exists(),
+    lambda folder: any(folder.glob("submitit_logs/.*.sh")),
+    lambda folder: any(folder.glob("submitit_logs/*/*_submitted.pkl")),
+    lambda folder: any(submission.points[-1].job_id for submission in sweep.read(folder)),
+    lambda folder: any(submission.state == "submitted" for submission in sweep.read(folder)),
+]
+
+
+def wait_stage(folder: Path, stage: int) -> float:
+    """Wait until a submission is as far as that; the moment."""
+    assert wait_until(lambda: STAGES[stage](folder), 60, 0.002), f"it does not come to stage {stage}"
     return time.monotonic()
 
 
@@ -79,18 +91,21 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
     draw = random.Random(SEED)
     counts = {"before anything was queued": 0, "with jobs on hold": 0, "after": 0}
     whole = launcher(tmp_path, "whole")
-    began = submission_begins(tmp_path, "whole")
+    began = wait_stage(tmp_path / "vec_jobs" / "whole", 0)
+    whole_s = wait_stage(tmp_path / "vec_jobs" / "whole", len(STAGES) - 1) - began
     whole.join()
-    whole_s = time.monotonic() - began
     slurm.run("scancel", "-n", "whole")
     for kill in range(kills):
         name = f"k{kill}"
+        folder = tmp_path / "vec_jobs" / name
         process = launcher(tmp_path, name)
-        submission_begins(tmp_path, name)
-        time.sleep(draw.uniform(0.0, 1.2 * whole_s))
+        wait_stage(folder, kill % len(STAGES))
+        if kill >= len(
+            STAGES
+        ):  # the first kill of each stage comes at once: how far a delay leads depends on the machine
+            time.sleep(draw.uniform(0.0, whole_s / 4))
         process.kill()
         process.join()
-        folder = tmp_path / "vec_jobs" / name
         assert wait_until(lambda folder=folder: not sweep.is_being_submitted(folder), 60)  # sbatch or scontrol lives on
 
         there = queued(slurm, name)
@@ -114,9 +129,7 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
             assert there == {}
             counts["before anything was queued"] += 1
     record_property(f"{kills} launchers killed", ", ".join(f"{count} {when}" for when, count in counts.items()))
-    if kills == KILLS:  # a fifth of them may miss the short phase
-        assert min(counts.values()) > 0, "no kill hit one of the phases"
-    assert counts["before anything was queued"] < kills
+    assert min(counts.values()) > 0, "no kill hit one of the phases"
 
 
 @pytest.mark.minutes(2)
