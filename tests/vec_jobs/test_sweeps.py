@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,20 @@ def vec_jobs(work_root: Path) -> Ask:
 def rows(answer: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
+
+
+@contextmanager
+def held_in_training(out_dir: Path) -> Iterator[None]:
+    """A run that has begun to train waits meanwhile, so that it cannot end before it was asked about."""
+    give_up = time.monotonic() + 120
+    while len(read_lines(out_dir / "metrics.jsonl")) < 10 and time.monotonic() < give_up:
+        time.sleep(0.02)
+    pid = read_lines(out_dir / "attempts.jsonl")[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_list_tells_what_each_sweep_is(vec_jobs: Ask) -> None:
@@ -104,14 +120,13 @@ def test_retry_submits_the_failed_run_alone_and_leaves_the_others(vec_jobs: Ask,
 def test_a_cancelled_run_saves_and_a_retry_goes_on_from_there(vec_jobs: Ask, work_root: Path) -> None:
     launch(work_root, "long", "trainer.num_epochs=400", "hydra.launcher.wait=false", "trainer.log_every=1")
     out_dir = work_root / "vec_jobs" / "long" / "0" / "outputs"
+    with held_in_training(out_dir):
+        (running,) = rows(vec_jobs("status", "long", "--json"))
+        assert (running["state"], running["total_steps"]) == ("RUNNING", 12800)
+        assert 0 < running["eta_s"] < 3600
+        assert vec_jobs("retry", "long", "0").stderr.startswith("Error: Run 0 is RUNNING as job ")
+        assert vec_jobs("cancel", "long", "--yes").stdout == "Told to end: run 0.\n"
     give_up = time.monotonic() + 120
-    while not read_lines(out_dir / "metrics.jsonl") and time.monotonic() < give_up:
-        time.sleep(0.1)
-    (running,) = rows(vec_jobs("status", "long", "--json"))
-    assert (running["state"], running["total_steps"]) == ("RUNNING", 12800)
-    assert 0 < running["eta_s"] < 3600
-    assert vec_jobs("retry", "long", "0").stderr.startswith("Error: Run 0 is RUNNING as job ")
-    assert vec_jobs("cancel", "long", "--yes").stdout == "Told to end: run 0.\n"
     while rows(vec_jobs("status", "long", "--json"))[0]["state"] == "RUNNING" and time.monotonic() < give_up:
         time.sleep(0.1)
     assert rows(vec_jobs("status", "long", "--json"))[0]["state"] == "CANCELLED"
@@ -176,11 +191,8 @@ def test_a_sweep_with_an_odd_name_is_watched_cancelled_and_retried(vec_jobs: Ask
     name = 'it\'s "odd", [new]\nand all'
     quoted = name.replace("'", "\\'")
     launch(work_root, f"'{quoted}'", "trainer.num_epochs=400", "hydra.launcher.wait=false", "trainer.log_every=1")
-    metrics = work_root / "vec_jobs" / name / "0" / "outputs" / "metrics.jsonl"
-    give_up = time.monotonic() + 120
-    while not read_lines(metrics) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert vec_jobs("cancel", name, "--yes").stdout == "Told to end: run 0.\n"
+    with held_in_training(work_root / "vec_jobs" / name / "0" / "outputs"):
+        assert vec_jobs("cancel", name, "--yes").stdout == "Told to end: run 0.\n"
     assert "CANCELLED" in vec_jobs("status", name, "--watch").stdout.splitlines()[-1]
     assert vec_jobs("retry", name).returncode == 0
     assert "COMPLETED" in vec_jobs("status", name, "--watch").stdout.splitlines()[-1]
