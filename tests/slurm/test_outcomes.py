@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.slurm import _squeue, states
+from tests import screen
 
 from .cluster import SlurmCluster, wait_until
 from .runs import LIMIT_S, Runs, launch
@@ -181,7 +179,7 @@ def test_submission_from_inside_a_job_inherits_none_of_its_resources(slurm: Slur
     assert shown.startswith("4|4G"), shown
 
 
-def test_ctrl_c_while_waiting_detaches_and_the_jobs_go_on(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_ctrl_c_while_waiting_detaches_and_the_jobs_go_on(slurm: SlurmCluster, runs_of: Submit, tmp_path: Path) -> None:
     arguments = [
         *ENDLESS,
         f"paths.work_root={tmp_path}",
@@ -189,33 +187,16 @@ def test_ctrl_c_while_waiting_detaches_and_the_jobs_go_on(slurm: SlurmCluster, t
         "hydra.launcher.wait=true",
     ]
     env = os.environ | slurm.env() | {"USER": "root", "COLUMNS": "150"}
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "mlp.single.launch", *arguments]
-    waiting = subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=follower, env=env, start_new_session=True
-    )
-    os.close(follower)
-    runs = Runs(slurm, tmp_path, "mlp.single", "waiting", ())
-    shown = ""
-    deadline = time.monotonic() + 120
-    while "RUNNING" not in shown and time.monotonic() < deadline:
-        shown += os.read(leader, 4096).decode(errors="replace")
-    assert "RUNNING" in shown
-    runs.wait_step(10)
-    os.killpg(waiting.pid, signal.SIGINT)  # what the terminal does at ctrl-C
+    waiting, leader = screen.start([sys.executable, "-m", "mlp.single.launch", *arguments], env)
+    runs = runs_of("mlp.single", name="waiting")
+    assert "RUNNING" in screen.read_until(leader, lambda shown: "RUNNING" in shown and runs.step() >= 10)
+    rest = screen.interrupt(waiting, leader)
     assert waiting.wait(timeout=30) == 130
-    rest = ""
-    try:
-        while chunk := os.read(leader, 4096).decode(errors="replace"):
-            rest += chunk
-    except OSError:  # the other end is closed
-        pass
     detached = [line for line in rest.splitlines() if "Detached; the jobs go on" in line]
     assert len(detached) == 1
     assert re.search(rf"scancel {runs.job_ids()[0]}", detached[0])
     assert "Traceback" not in rest
     assert runs.state() == "RUNNING"
-    runs.slurm.run("scancel", runs.job_ids()[0])
 
 
 def test_waiting_tells_which_run_failed_and_why(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -3,19 +3,17 @@
 import inspect
 import json
 import os
-import pty
 import re
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from common import attempts, board, runs, sweep
+from tests import screen
 from tests.vec_jobs.conftest import Ask, Rows
 from tests.vec_jobs.written import FakeSlurm, write_run, write_sweep
 from vec_jobs.cli import app
@@ -266,23 +264,14 @@ def test_the_live_table_fits_the_terminal_and_ctrl_c_stops_nothing(
     ended = [*(f"4711_{task}|COMPLETED|kn1|0:0" for task in range(50)), "4711_60|OUT_OF_MEMORY|kn1|0:9"]
     waiting = "4711_[50-59,61-899,901-999]|PENDING||0:0"
     slurm.answers([*ended, waiting, "4711_900|RUNNING|kn1|0:0"])
-    leader, follower = pty.openpty()
     env = os.environ | {"VEC_WORK_ROOT": str(work_root), "LINES": "20", "COLUMNS": "120", "TERM": "xterm"}
-    command = [VEC_JOBS, "status", "--watch"]
-    watching = subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=follower, env=env, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-    )  # fmt: skip
-    os.close(follower)
-    shown = ""
-    while not (last := re.search(r"and (\d+) more: 948 PENDING, (\d+) COMPLETED", shown)):
-        shown += os.read(leader, 4096).decode()
-    os.killpg(watching.pid, signal.SIGINT)  # what the terminal does at ctrl-C
+    watching, leader = screen.start([VEC_JOBS, "status", "--watch"], env)
+    more = re.compile(r"and (\d+) more: 948 PENDING, (\d+) COMPLETED")
+    shown = screen.read_until(leader, lambda shown: more.search(shown) is not None)
+    rest = screen.interrupt(watching, leader)
     assert watching.wait(timeout=30) == 0
-    rest = ""
-    with suppress(OSError):  # the other end is closed
-        while chunk := os.read(leader, 4096):
-            rest += chunk.decode()
+    last = more.search(shown)
+    assert last is not None
     assert "Stopped watching. Nothing else is stopped: the runs go on." in rest
     lines = shown[: last.end()].splitlines()
     assert len(lines) <= 20
