@@ -122,9 +122,10 @@ class Runs:
         wanted = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_CONF": self.slurm.env()["SLURM_CONF"]}
         base, _, task = self.job_ids()[index].partition("_")
         wanted |= {"SLURM_ARRAY_JOB_ID": base, "SLURM_ARRAY_TASK_ID": task} if task else {"SLURM_JOB_ID": base}
-        pids: dict[int, int] = {}
+        ranks: dict[int, tuple[int, int]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
+                parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
                 environment = dict(
                     pair.split("=", 1) for pair in (folder / "environ").read_text().split("\0") if "=" in pair
                 )
@@ -132,8 +133,9 @@ class Runs:
             except (OSError, UnicodeDecodeError):
                 continue
             if "common.node" in command and "srun" not in command and wanted.items() <= environment.items():
-                pids[int(environment["SLURM_PROCID"])] = int(folder.name)
-        return pids
+                ranks[int(folder.name)] = int(environment["SLURM_PROCID"]), parent
+        # not what a rank has forked: until it calls exec, it looks the same
+        return {rank: pid for pid, (rank, parent) in ranks.items() if parent not in ranks}
 
     def send(self, sig: signal.Signals, index: int = 0) -> None:
         """To all ranks, as `scancel --signal` does it."""

@@ -77,16 +77,30 @@ def frozen(runs: Runs) -> Iterator[None]:
     for pid in pids:
         signal_if_alive(pid, signal.SIGSTOP)
     try:
+        runs.wait_for(lambda: all(map(stopped_or_gone, pids)), "the standstill of all ranks", 0.005)
         yield
     finally:
         for pid in pids:
             signal_if_alive(pid, signal.SIGCONT)
 
 
+def stopped_or_gone(pid: int) -> bool:
+    """Whether none of its threads runs. Until then it may take a signal that is sent after SIGSTOP before that one:
+    Linux hands out those that wait by their numbers, and USR2 and TERM are lower."""
+    try:
+        threads = [(thread / "stat").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:  # one has just ended
+        return not Path(f"/proc/{pid}").exists()
+    return all(thread.rpartition(") ")[2][0] in "TZX" for thread in threads)
+
+
 def noticed(runs: Runs) -> bool:
     """Whether USR2 waits for every rank (proc(5): SigPnd and ShdPnd are bit masks)."""
     bit = 1 << (signal.SIGUSR2 - 1)
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in runs.task_pids().values()]
+    try:
+        status = [Path(f"/proc/{pid}/status").read_text() for pid in runs.task_pids().values()]
+    except OSError:  # one has just ended
+        return False
     return all(
         any(int(mask, 16) & bit for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", text, re.M)) for text in status
     )
