@@ -116,11 +116,12 @@ def test_term_to_the_array_ends_its_runs_and_starts_no_more(tmp_path: Path, subm
     import signal
 
     job_ids = submit("exec sleep 60", count=3, at_once=1)
-    while not (tmp_path / "seen").exists():
+    seen = tmp_path / "seen"
+    while not (seen.exists() and seen.read_text()):  # the shell opens it a moment before it writes
         time.sleep(0.02)
     os.kill(int(job_ids[0].split("_")[0]), signal.SIGTERM)
     assert ended(tmp_path, job_ids) == ["CANCELLED"] * 3
-    assert len((tmp_path / "seen").read_text().splitlines()) == 1
+    assert len(seen.read_text().splitlines()) == 1
 
 
 def test_one_failed_rank_ends_the_others(tmp_path: Path, submit: Submit) -> None:
