@@ -25,7 +25,7 @@ def start(command: list[str], env: dict[str, str]) -> tuple[subprocess.Popen[byt
 
 
 def read_until(leader: int, ready: Callable[[str], bool], limit_s: float = 120) -> str:
-    """Read while waiting: a terminal that nobody reads is soon full, and the command waits to write, for ever.
+    """Read while waiting: a terminal that nobody reads is full some time, and then the command waits.
 
     Args:
         leader: the test's end of the terminal.

@@ -100,9 +100,7 @@ def test_a_launcher_killed_at_any_moment_leaves_no_unknown_job_and_none_twice(
         folder = tmp_path / "vec_jobs" / name
         process = launcher(tmp_path, name)
         wait_stage(folder, kill % len(STAGES))
-        if kill >= len(
-            STAGES
-        ):  # the first kill of each stage comes at once: how far a delay leads depends on the machine
+        if kill >= len(STAGES):  # the first of each at once: how far a delay leads depends on the machine
             time.sleep(draw.uniform(0.0, whole_s / 4))
         process.kill()
         process.join()

@@ -55,7 +55,8 @@ def rows(answer: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 def held_in_training(out_dir: Path) -> Iterator[None]:
     """A run that has begun to train waits meanwhile, so that it cannot end before it was asked about."""
     give_up = time.monotonic() + 120
-    while len(read_lines(out_dir / "metrics.jsonl")) < 10 and time.monotonic() < give_up:
+    while len(read_lines(out_dir / "metrics.jsonl")) < 10:
+        assert time.monotonic() < give_up, "it does not train"
         time.sleep(0.02)
     pid = read_lines(out_dir / "attempts.jsonl")[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
